@@ -1,0 +1,209 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/calpe/calpe"
+)
+
+// FeeRate is satoshis per 1000 virtual bytes, the unit in which nodes keep it.
+// People see sat/vB. It is an integer so that no amount of money ever depends
+// on rounding.
+type FeeRate int64
+
+// SatPerVB is one satoshi per virtual byte, the lowest rate that every node
+// relays.
+const SatPerVB FeeRate = 1000
+
+// FeeRateFromSatPerVB turns a configured number of sat/vB into a rate, rounded
+// up. A negative, infinite or absurd number (above one bitcoin per 1000 vB) is
+// an error.
+func FeeRateFromSatPerVB(x float64) (FeeRate, error) {
+	if math.IsNaN(x) || x < 0 || x > 100_000 {
+		return 0, fmt.Errorf("fee rate of %v sat/vB is not between 0 and 100000", x)
+	}
+	return FeeRate(math.Ceil(x * float64(SatPerVB))), nil
+}
+
+// Fee in satoshis for a transaction of that many virtual bytes, rounded up.
+func (r FeeRate) Fee(vsize int) int64 {
+	return (int64(r)*int64(vsize) + int64(SatPerVB) - 1) / int64(SatPerVB)
+}
+
+// String is the rate in sat/vB, the unit of every wallet.
+func (r FeeRate) String() string {
+	return fmt.Sprintf("%d.%03d sat/vB", r/SatPerVB, r%SatPerVB)
+}
+
+// Output is one output of a transaction: its value in satoshis and its script.
+type Output struct {
+	Value  int64
+	Script []byte
+}
+
+// CoinKind tells the coins apart by how they came to be ours.
+type CoinKind string
+
+// The kinds of coins.
+const (
+	// ChainCoin is a link of the chain of coins: the first outpoint, or the
+	// change of an attempt. Input 0 of every attempt spends one.
+	ChainCoin CoinKind = "chain"
+	// DepositCoin is money that somebody paid to our script. It may join an
+	// attempt as a further input.
+	DepositCoin CoinKind = "deposit"
+)
+
+// Coin is an output of the anchor key. Coins form a tree: MadeBy is the attempt
+// whose change it is, so that what hangs on an attempt goes and comes with it.
+type Coin struct {
+	Outpoint calpe.Outpoint
+	Output
+	Kind        CoinKind
+	State       CoinState
+	MadeBy      calpe.BlockHash // zero for the first coin and for deposits
+	Height      uint32          // of the block that makes it; 0 when void
+	SpentBy     calpe.BlockHash // when spent or foreign: the transaction that spends it
+	SpentHeight uint32          // and the height of its block
+}
+
+// Input is what an attempt spends, with what signing needs to know of it.
+type Input struct {
+	Outpoint calpe.Outpoint
+	Output
+}
+
+// Attempt is a transaction that spends a coin and carries a payload. Its id is
+// known before it is signed, because a segwit signature isn't part of it.
+type Attempt struct {
+	TxID calpe.BlockHash
+	Coin calpe.Outpoint // the coin that input 0 spends
+	N    int            // number of the attempt among those of its coin, from 1
+	calpe.Payload
+	State    AttemptState
+	Inputs   []Input // in the order of the transaction; the first is Coin
+	Unsigned []byte  // serialized without witness
+	Raw      []byte  // signed; nil until then
+	Fee      int64   // satoshis
+	VSize    int     // virtual bytes, with signatures of the longest form
+	Change   int64   // satoshis of output 1, the next coin
+	Imported bool    // found in a block, and not created by this database (a restored one)
+	Created  time.Time
+	LastSent time.Time // zero until it was handed to a node
+	Answer   Answer    // of the last hand-over
+	Height   uint32    // of its block when mined or final
+}
+
+// Block is one block of the best chain as the tip journal keeps it.
+type Block struct {
+	Height uint32
+	Hash   calpe.BlockHash
+	Header [calpe.HeaderSize]byte
+}
+
+// Prev is the hash of the block before, as the header states it.
+func (b Block) Prev() (h calpe.BlockHash) {
+	copy(h[:], b.Header[4:36])
+	return h
+}
+
+// Event is one thing that a connected block does to our coins. Exactly one
+// field is set. Events are applied in the order of the block's transactions.
+type Event struct {
+	Mined   *MinedAttempt
+	Foreign *ForeignSpend
+	Found   *FoundCoin
+}
+
+// MinedAttempt: the block holds an attempt. Evidence is complete and verified. For a
+// transaction that the store has no row of, Import is that row: it is ours, by
+// tag and change, from a history that this database has lost.
+type MinedAttempt struct {
+	Coin     calpe.Outpoint // that input 0 spends
+	Raw      []byte         // as the block has it
+	Evidence calpe.Anchor
+	Next     Coin // output 1, live from now on
+	Import   *Attempt
+}
+
+// ForeignSpend: the block holds a spend of Coin that isn't ours.
+type ForeignSpend struct {
+	Coin calpe.Outpoint
+	TxID calpe.BlockHash
+}
+
+// FoundCoin: the block holds the transaction that makes the first coin, which had
+// become void when a reorganisation took its block away.
+type FoundCoin struct{ Coin calpe.Outpoint }
+
+// Snapshot is what the engine acts on, read in one transaction.
+type Snapshot struct {
+	// Tip is the newest block that was followed; its zero value means that there
+	// is no chain of coins yet.
+	Tip Block
+	// Live is the coin that the next attempt spends; nil if there is none.
+	Live *Coin
+	// Attempts of the live coin, oldest first.
+	Attempts []Attempt
+	// Foreign is a coin that somebody else has spent; nil if there is none.
+	Foreign *Coin
+	// Void is the first coin when its block is gone; nil otherwise.
+	Void *Coin
+	// Mined are the attempts in a block that aren't final yet, by height.
+	Mined []Attempt
+	// Anchored is the largest size in any block of the best chain, 0 if none.
+	Anchored uint64
+	// LastCreated is when the newest attempt that we made was created.
+	LastCreated time.Time
+}
+
+// AnswerKind classifies what a node says to a transaction. The text says it,
+// more than the code: nodes use the same code for different things.
+type AnswerKind string
+
+// The kinds of answers, and what each calls for.
+const (
+	// Accepted: the node took it.
+	Accepted AnswerKind = "accepted"
+	// AlreadyKnown: the node has it in its mempool; as good as accepted.
+	AlreadyKnown AnswerKind = "already-known"
+	// AlreadyMined: the node has it in its chain; the block scan finds it.
+	AlreadyMined AnswerKind = "already-mined"
+	// FeeTooLow: below what the node relays, or replaces, at the moment. Keep and resend.
+	FeeTooLow AnswerKind = "fee-too-low"
+	// InputsMissing: an input is spent or unknown to this node. The chain decides.
+	InputsMissing AnswerKind = "inputs-missing"
+	// Conflict: another spend of an input is in the node's mempool. The chain decides.
+	Conflict AnswerKind = "conflict"
+	// Policy: the node calls the transaction itself wrong; resending won't help. Alarm.
+	Policy AnswerKind = "policy"
+	// OperatorCap: above the node's own limit for fees. Alarm.
+	OperatorCap AnswerKind = "operator-cap"
+	// Later: no answer, or not now. It may have been taken: keep and resend.
+	Later AnswerKind = "later"
+)
+
+// Taken reports whether the node has the transaction.
+func (k AnswerKind) Taken() bool {
+	return k == Accepted || k == AlreadyKnown || k == AlreadyMined
+}
+
+// Answer is a classified answer and the words that it came in, cut to a
+// bounded length and without secrets.
+type Answer struct {
+	Kind AnswerKind
+	Text string
+}
+
+// Errors that a store and the engine share. All are for errors.Is.
+var (
+	// ErrConflict: the rows aren't in the state in which the caller saw them (a
+	// compare-and-set found no row), or a constraint refused. Nothing was
+	// applied. The engine stops and starts again from the database.
+	ErrConflict = errors.New("anchor rows are not in the expected state")
+	// ErrRootExists: there is a first coin already, and it is another one.
+	ErrRootExists = errors.New("the chain of coins has another first coin")
+)
