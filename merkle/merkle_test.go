@@ -8,8 +8,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/calpe/calpe"
@@ -70,7 +68,7 @@ func TestVectors(t *testing.T) {
 	}
 	for _, p := range v.Inclusion {
 		got, err := merkle.InclusionProof(p.Index, p.Size, storeOf(t, leaves[:p.Size]).source(p.Size))
-		if err != nil || !cmp.Equal(got, p.Path, cmpopts.EquateEmpty()) {
+		if err != nil || !slices.Equal(got, p.Path) {
 			t.Errorf("InclusionProof(%d, %d) = %v, %v, want %v", p.Index, p.Size, got, err, p.Path)
 		}
 		if err := merkle.VerifyInclusion(p.Index, p.Size, leaves[p.Index], p.Path, v.Roots[p.Size]); err != nil {
@@ -79,7 +77,7 @@ func TestVectors(t *testing.T) {
 	}
 	for _, p := range v.Consistency {
 		got, err := merkle.ConsistencyProof(p.Old, p.New, storeOf(t, leaves[:p.New]).source(p.New))
-		if err != nil || !cmp.Equal(got, p.Path, cmpopts.EquateEmpty()) {
+		if err != nil || !slices.Equal(got, p.Path) {
 			t.Errorf("ConsistencyProof(%d, %d) = %v, %v, want %v", p.Old, p.New, got, err, p.Path)
 		}
 		if err := merkle.VerifyConsistency(p.Old, p.New, v.Roots[p.Old], v.Roots[p.New], p.Path); err != nil {
@@ -165,7 +163,7 @@ func checkInclusion(t *testing.T, leaves []calpe.Hash, root calpe.Hash, ref tlog
 			t.Fatal(err)
 		}
 		got, err := merkle.InclusionProof(index, size, src)
-		if err != nil || !cmp.Equal(got, fromTlog(want), cmpopts.EquateEmpty()) {
+		if err != nil || !slices.Equal(got, fromTlog(want)) {
 			t.Fatalf("InclusionProof(%d, %d) = %v, %v, want %v", index, size, got, err, want)
 		}
 		if path, err := tree.InclusionPath(index); err != nil || !slices.Equal(path, got) {
@@ -186,7 +184,7 @@ func checkConsistency(t *testing.T, leaves []calpe.Hash, root calpe.Hash, ref tl
 			t.Fatal(err)
 		}
 		got, err := merkle.ConsistencyProof(old, size, src)
-		if err != nil || !cmp.Equal(got, fromTlog(want), cmpopts.EquateEmpty()) {
+		if err != nil || !slices.Equal(got, fromTlog(want)) {
 			t.Fatalf("ConsistencyProof(%d, %d) = %v, %v, want %v", old, size, got, err, want)
 		}
 		if err := merkle.VerifyConsistency(old, size, merkle.Root(leaves[:old]), root, got); err != nil {
@@ -203,17 +201,17 @@ func TestReferenceAgrees(t *testing.T) {
 		src := storeOf(t, leaves).source(uint64(n))
 		for index := 0; index < n; index += 1 + n/40 {
 			got, err := merkle.InclusionProof(uint64(index), uint64(n), src)
-			if want := refPath(index, leaves); err != nil || !cmp.Equal(got, want, cmpopts.EquateEmpty()) {
+			if want := refPath(index, leaves); err != nil || !slices.Equal(got, want) {
 				t.Errorf("InclusionProof(%d, %d) = %v, %v, want %v", index, n, got, err, want)
 			}
-			if path, err := merkle.InclusionPath(leaves, uint64(index)); err != nil || !cmp.Equal(path, got) {
+			if path, err := merkle.InclusionPath(leaves, uint64(index)); err != nil || !slices.Equal(path, got) {
 				t.Errorf("InclusionPath(%d) of %d = %v, %v, want %v", index, n, path, err, got)
 			}
 			if index == 0 {
 				continue
 			}
 			got, err = merkle.ConsistencyProof(uint64(index), uint64(n), src)
-			if want := refProof(index, leaves); err != nil || !cmp.Equal(got, want, cmpopts.EquateEmpty()) {
+			if want := refProof(index, leaves); err != nil || !slices.Equal(got, want) {
 				t.Errorf("ConsistencyProof(%d, %d) = %v, %v, want %v", index, n, got, err, want)
 			}
 		}
@@ -276,7 +274,7 @@ func checkRandomProofs(t *testing.T, rnd *rand.Rand, leaves []calpe.Hash, root c
 			t.Fatal(err)
 		}
 		want, err := tlog.ProveTree(int64(size), int64(index+1), ref)
-		if err != nil || !cmp.Equal(got, fromTlog(want), cmpopts.EquateEmpty()) {
+		if err != nil || !slices.Equal(got, fromTlog(want)) {
 			t.Fatalf("ConsistencyProof(%d, %d) = %v, want %v, %v", index+1, size, got, want, err)
 		}
 	}
