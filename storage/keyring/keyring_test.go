@@ -5,6 +5,7 @@ import (
 	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -457,25 +458,62 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-func FuzzOpen(f *testing.F) {
+// What earlier versions stored must open for ever: a wrapped key, a sealed blob
+// and a tag under the ring of fixedRing.
+const (
+	fixedWrapped = "75547c7f9cdb45e7e8a609b8539d334a2f037d215ac7b386333c3cfd02792af2a2d139310633e87923edd415e9f375f362f3fd0eadd719f1deac3f29"
+	fixedSealed  = "62be647973b7233461b62b7e2871add44b92538d33c90b055fdaedb94efea1c6" // "name"
+	fixedTag     = "4e3f42e7ed485d3a6501ba9c08f0e3e35d7efd5783c14da62537f5466f2ef88e" // of "x" for "digest"
+	fixedKey     = "063bd0f7aa9185cf5b7bf1353673009438afae94a3dc81ad7d2446ec5d03b739"
+)
+
+func fixedRing(t testing.TB) (*keyring.Ring, []byte, []byte) {
+	t.Helper()
 	ring, err := keyring.Parse([]byte(`{"primary":"a","keys":[{"id":"a","created":"2026-01-02T03:04:05Z","key":"` + goodKey + `"}]}`))
 	if err != nil {
-		f.Fatal(err)
+		t.Fatal(err)
 	}
-	key, wrapped, err := ring.NewDataKey("doc")
+	return ring, unhex(t, fixedWrapped), unhex(t, fixedSealed)
+}
+
+func unhex(t testing.TB, text string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestStoredFormsAreFrozen(t *testing.T) {
+	ring, wrapped, sealed := fixedRing(t)
+	key, err := ring.Unwrap("doc", keyring.Wrapped{KeyID: "a", Bytes: wrapped})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if raw := key.Reveal(); !bytes.Equal(raw[:], unhex(t, fixedKey)) {
+		t.Errorf("data key %x", raw)
+	}
+	if got, err := key.Open("doc", sealed); err != nil || string(got) != "name" {
+		t.Errorf("opened %q, %v", got, err)
+	}
+	if got := ring.Tag("digest", []byte("x")); !bytes.Equal(got, unhex(t, fixedTag)) {
+		t.Errorf("tag %x", got)
+	}
+}
+
+func FuzzOpen(f *testing.F) {
+	ring, wrapped, sealed := fixedRing(f)
+	key, err := ring.Unwrap("doc", keyring.Wrapped{KeyID: "a", Bytes: wrapped})
 	if err != nil {
 		f.Fatal(err)
 	}
-	sealed, err := key.Seal("doc", []byte("name"))
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add("doc", "a", wrapped.Bytes)
+	f.Add("doc", "a", wrapped)
 	f.Add("doc", "a", sealed)
 	f.Add("", "", []byte{})
 	f.Fuzz(func(t *testing.T, id, keyID string, data []byte) {
-		got, err := ring.Unwrap(id, keyring.Wrapped{KeyID: keyID, Bytes: data})
-		if err == nil && (got != key || id != "doc" || !bytes.Equal(data, wrapped.Bytes)) {
+		_, err := ring.Unwrap(id, keyring.Wrapped{KeyID: keyID, Bytes: data})
+		if err == nil && (keyID != "a" || id != "doc" || !bytes.Equal(data, wrapped)) {
 			t.Fatal("unwrapped what was never wrapped")
 		}
 		if _, err := key.Open(id, data); err == nil && (id != "doc" || !bytes.Equal(data, sealed)) {
