@@ -6,7 +6,7 @@ SHELL := /bin/bash
 BIN := $(CURDIR)/bin
 DEVSTACK := $(BIN)/devstack
 GOLANGCI_VERSION := v2.15.0
-GOVULNCHECK_VERSION := v1.9.0
+GOVULNCHECK_VERSION := v1.8.0
 
 # Tests of packages that start servers of their own are heavy on a small
 # machine: a few at a time, and with room for a slow disk.

@@ -1,0 +1,93 @@
+package api
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/calpe/calpe"
+)
+
+// pacedBody reads a request's body from a client that may be slow, but not
+// endlessly so: each read must bring something within idle, and after grace the
+// whole must have come at minRate or faster. A client below that holds a part
+// buffer and a connection that others need.
+type pacedBody struct {
+	body    io.Reader
+	control *http.ResponseController
+	now     func() time.Time
+	start   time.Time
+	read    int64
+	pace    Pace
+}
+
+// Pace is what the server asks of a client that sends a body.
+type Pace struct {
+	Idle    time.Duration // longest silence; default 30 s
+	Grace   time.Duration // time before the rate counts; default 20 s
+	MinRate int64         // bytes a second, averaged from the start; default 4096
+	Total   time.Duration // longest upload; default 6 h, and always below the age at which orphans are swept
+}
+
+func (p Pace) withDefaults() Pace {
+	if p.Idle <= 0 {
+		p.Idle = 30 * time.Second
+	}
+	if p.Grace <= 0 {
+		p.Grace = 20 * time.Second
+	}
+	if p.MinRate <= 0 {
+		p.MinRate = 4096
+	}
+	if p.Total <= 0 {
+		p.Total = 6 * time.Hour
+	}
+	return p
+}
+
+func (b *pacedBody) Read(buf []byte) (int, error) {
+	now := b.now()
+	if err := b.tooSlow(now); err != nil {
+		return 0, err
+	}
+	deadline := now.Add(b.pace.Idle)
+	if end := b.start.Add(b.pace.Total); end.Before(deadline) {
+		deadline = end
+	}
+	// A connection without deadlines (a test's recorder) is paced by the rate alone.
+	_ = b.control.SetReadDeadline(deadline)
+	n, err := b.body.Read(buf)
+	b.read += int64(n)
+	return n, clientError(err)
+}
+
+func (b *pacedBody) tooSlow(now time.Time) error {
+	elapsed := now.Sub(b.start)
+	switch {
+	case elapsed > b.pace.Total:
+		return calpe.Errorf(calpe.CodeSlowClient, "The upload took longer than %v; nothing was kept.", b.pace.Total)
+	case elapsed > b.pace.Grace && float64(b.read) < elapsed.Seconds()*float64(b.pace.MinRate):
+		return calpe.Errorf(calpe.CodeSlowClient,
+			"The body came at less than %d bytes a second; nothing was kept.", b.pace.MinRate)
+	}
+	return nil
+}
+
+// clientError gives the errors of a body that are the client's a code; others
+// pass as they are.
+func clientError(err error) error {
+	var tooLarge *http.MaxBytesError
+	switch {
+	case err == nil || errors.Is(err, io.EOF):
+		return err
+	case errors.As(err, &tooLarge):
+		return &calpe.Error{Code: calpe.CodeTooLarge, Message: "The request is larger than this service takes.", Err: err}
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return &calpe.Error{Code: calpe.CodeSlowClient, Message: "Nothing arrived for too long; nothing was kept.", Err: err}
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return &calpe.Error{Code: calpe.CodeInvalidRequest, Message: "The body ended before its end; nothing was kept.", Err: err}
+	}
+	return err
+}

@@ -1,0 +1,82 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+
+	"github.com/calpe/calpe"
+)
+
+// problem is the body of every error answer, RFC 9457. Code repeats the last
+// part of Type, for those who'd rather compare a word.
+type problem struct {
+	Type   string     `json:"type"`
+	Title  string     `json:"title"`
+	Status int        `json:"status"`
+	Detail string     `json:"detail,omitempty"`
+	Code   calpe.Code `json:"code"`
+}
+
+// answerOf is the one place where an error code becomes an HTTP answer.
+// docs/errors.md has the same table for clients; a test compares them.
+var answerOf = map[calpe.Code]struct {
+	status     int
+	title      string
+	retryAfter int // seconds; 0: the header isn't sent
+}{
+	calpe.CodeInvalidRequest:      {http.StatusBadRequest, "The request can't be read", 0},
+	calpe.CodeUnauthorized:        {http.StatusUnauthorized, "A valid token is needed", 0},
+	calpe.CodeForbidden:           {http.StatusForbidden, "The token may not do this", 0},
+	calpe.CodeNotFound:            {http.StatusNotFound, "There is no such thing", 0},
+	calpe.CodeMethodNotAllowed:    {http.StatusMethodNotAllowed, "This resource doesn't have that method", 0},
+	calpe.CodeUnsupportedMedia:    {http.StatusUnsupportedMediaType, "The media type isn't read here", 0},
+	calpe.CodeEmptyDocument:       {http.StatusBadRequest, "The document is empty", 0},
+	calpe.CodeTooLarge:            {http.StatusRequestEntityTooLarge, "The request is too large", 0},
+	calpe.CodeDigestMismatch:      {http.StatusBadRequest, "What arrived isn't what the digest says", 0},
+	calpe.CodeSlowClient:          {http.StatusRequestTimeout, "The request didn't arrive in time", 0},
+	calpe.CodeCertification:       {http.StatusUnprocessableEntity, "The certification doesn't hold", 0},
+	calpe.CodeIdempotencyMismatch: {http.StatusUnprocessableEntity, "The Idempotency-Key belongs to another request", 0},
+	calpe.CodeNotYet:              {http.StatusNotFound, "It isn't there yet", 5},
+	calpe.CodeIntakeStopped:       {http.StatusServiceUnavailable, "No new entries are taken at the moment", 60},
+	calpe.CodeUnavailable:         {http.StatusServiceUnavailable, "The service can't do this right now", 5},
+	calpe.CodeTooManyRequests:     {http.StatusTooManyRequests, "Too many requests", 1},
+	calpe.CodeInternal:            {http.StatusInternalServerError, "Something went wrong on our side", 0},
+}
+
+// fail answers with what err means to a client. Whatever isn't a [calpe.Error]
+// is our own fault: the client learns only that, the log gets the rest.
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	p := problem{Code: calpe.ErrorCode(err)}
+	if e, ok := errors.AsType[*calpe.Error](err); ok {
+		p.Detail = e.Message
+	}
+	a, ok := answerOf[p.Code]
+	if !ok {
+		p.Code, p.Detail = calpe.CodeInternal, ""
+		a = answerOf[p.Code]
+	}
+	p.Type, p.Title, p.Status = "urn:calpe:error:"+string(p.Code), a.title, a.status
+
+	level := slog.LevelInfo
+	if p.Status >= 500 {
+		level = slog.LevelError
+	}
+	s.log.LogAttrs(r.Context(), level, "request failed", slog.String("method", r.Method), slog.String("route", routeOf(r)),
+		slog.String("code", string(p.Code)), slog.Any("error", err))
+
+	h := w.Header()
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Cache-Control", "no-store")
+	if p.Status == http.StatusUnauthorized {
+		h.Set("WWW-Authenticate", `Bearer realm="calpe"`)
+	}
+	if a.retryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(a.retryAfter))
+	}
+	w.WriteHeader(p.Status)
+	// The status is out: a client that is gone can't be told anything more.
+	_ = json.NewEncoder(w).Encode(p)
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/calpe/calpe"
+)
+
+// Config is every setting that more than one command shares: a flag, or the
+// variable named beside it. It is the only place where settings are declared;
+// "calped serve --help" and docs/operations.md are made from it.
+//
+// A secret is given in a file, whose path is the setting: on a command line or
+// in an environment it would be readable by others. The exception are the
+// variables that end in _KEY, _PASSWORD and _URL, for containers.
+type Config struct {
+	Database Database `embed:"" prefix:"database-" envprefix:"CALPE_DATABASE_" group:"PostgreSQL"`
+	S3       S3       `embed:"" prefix:"s3-" envprefix:"CALPE_S3_" group:"Object storage"`
+	Bitcoin  Bitcoin  `embed:"" prefix:"bitcoin-" envprefix:"CALPE_BITCOIN_" group:"Bitcoin node"`
+	Keys     string   `help:"Folder with the service's keys: keyring.json, checkpoint.key, acknowledgement.key, statement.key, wallet.json." env:"CALPE_KEYS" default:"/etc/calpe/keys" type:"path"`
+	Network  string   `help:"Bitcoin network: mainnet, testnet4, signet, regtest, simnet." env:"CALPE_NETWORK" default:"mainnet"`
+	Log      Logging  `embed:"" prefix:"log-" envprefix:"CALPE_LOG_" group:"Log output"`
+}
+
+// Database says where PostgreSQL is.
+type Database struct {
+	URL               string        `help:"Connection URL, direct to the server and not through a transaction-pooling proxy: leadership is a session lock." env:"URL" placeholder:"postgres://…"`
+	URLFile           string        `help:"File that holds the URL." env:"URL_FILE" type:"path"`
+	MaxConns          int32         `help:"Largest number of connections in the pool." env:"MAX_CONNS" default:"16"`
+	StatementTimeout  time.Duration `help:"Longest statement." env:"STATEMENT_TIMEOUT" default:"30s"`
+	AllowAsyncStandby bool          `help:"Run with standbys that are not synchronous, and accept that a failover loses acknowledged entries; the loss is then declared." env:"ALLOW_ASYNC_STANDBY"`
+}
+
+// S3 says where objects are kept.
+type S3 struct {
+	Endpoint        string `help:"URL of the S3 service." env:"ENDPOINT" placeholder:"https://…"`
+	Region          string `help:"Region, as the service calls it." env:"REGION" default:"us-east-1"`
+	AccessKey       string `help:"Access key." env:"ACCESS_KEY"`
+	SecretKey       string `help:"Secret key." env:"SECRET_KEY"`
+	SecretKeyFile   string `help:"File that holds the secret key." env:"SECRET_KEY_FILE" type:"path"`
+	DocumentsBucket string `help:"Private bucket for encrypted documents, with versioning and Object Lock." env:"DOCUMENTS_BUCKET" default:"calpe-documents"`
+	LogBucket       string `help:"Bucket for the log's tiles." env:"LOG_BUCKET" default:"calpe-log"`
+}
+
+// Bitcoin says where the node is.
+type Bitcoin struct {
+	URL          string        `help:"URL of the node's JSON-RPC (btcd or Bitcoin Core)." env:"URL" placeholder:"http://127.0.0.1:8332"`
+	User         string        `help:"RPC user." env:"USER"`
+	Password     string        `help:"RPC password." env:"PASSWORD"`
+	PasswordFile string        `help:"File that holds the RPC password." env:"PASSWORD_FILE" type:"path"`
+	CookieFile   string        `help:"Bitcoin Core's cookie file, instead of user and password." env:"COOKIE_FILE" type:"path"`
+	CAFile       string        `help:"Certificate of the node, as btcd makes one, if it speaks TLS." env:"CA_FILE" type:"path"`
+	Timeout      time.Duration `help:"Longest call." env:"TIMEOUT" default:"30s"`
+}
+
+// Logging says what is logged; it goes to the standard error stream.
+type Logging struct {
+	Level  slog.Level `help:"Least level to log: debug, info, warn, error." env:"LEVEL" default:"info"`
+	Format string     `help:"json or text." env:"FORMAT" enum:"json,text" default:"json"`
+}
+
+func (l Logging) logger(w interface{ Write([]byte) (int, error) }) *slog.Logger {
+	options := &slog.HandlerOptions{Level: l.Level}
+	if l.Format == "text" {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+// maxSecretFile is far more than any URL, key or password has.
+const maxSecretFile = 4096
+
+// secret is value, or what the file holds without the line's end.
+func secret(what, value, file string) (string, error) {
+	switch {
+	case value != "" && file != "":
+		return "", fmt.Errorf("%s: given twice, as a value and as a file", what)
+	case file == "":
+		return value, nil
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", what, err)
+	}
+	defer f.Close()
+	buf := make([]byte, maxSecretFile+1)
+	n, err := readFull(f, buf)
+	if err != nil {
+		return "", fmt.Errorf("%s: read %s: %w", what, file, err)
+	}
+	if n > maxSecretFile {
+		return "", fmt.Errorf("%s: %s is longer than %d bytes", what, file, maxSecretFile)
+	}
+	return strings.TrimRight(string(buf[:n]), "\r\n"), nil
+}
+
+func (d Database) url() (string, error) {
+	url, err := secret("database URL", d.URL, d.URLFile)
+	if err == nil && url == "" {
+		err = errors.New("no database: set CALPE_DATABASE_URL or CALPE_DATABASE_URL_FILE")
+	}
+	return url, err
+}
+
+func (c Config) network() (calpe.Network, error) {
+	return calpe.ParseNetwork(c.Network)
+}
