@@ -300,12 +300,13 @@ func FuzzBuilderAgainstReference(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 255, 254, 253, 0, 128})
 	f.Add(bytes.Repeat([]byte{128}, 6))
 	f.Add([]byte{})
-	all := testLeaves(4000)
+	const maxSteps = 8
+	all := testLeaves(maxSteps * 2 * 255)
 	f.Fuzz(func(t *testing.T, steps []byte) {
 		s := newStore(t)
 		b := grow(t, s, 0, merkle.EmptyRoot(), nil)
 		var start, size uint64
-		for _, step := range steps[:min(len(steps), 8)] {
+		for _, step := range steps[:min(len(steps), maxSteps)] {
 			n := uint64(step) * 2 // an even step is appended, an odd one after storing and loading
 			if step%2 == 1 {
 				s.put(b.Tiles())

@@ -67,8 +67,8 @@ func TestInclusionRefusesOtherProofs(t *testing.T) {
 func refuseInclusion(t *testing.T, index, size uint64, all, path []calpe.Hash, root calpe.Hash) {
 	t.Helper()
 	leaf := all[index]
-	stride := 64 // every bit of every hash for small trees, some bits for the others
-	if size <= 9 {
+	stride := 8 * calpe.HashSize // every bit of every hash for small trees, one bit for the others
+	if size <= 17 {
 		stride = 1
 	}
 	for bit := 0; bit < 8*calpe.HashSize; bit += stride {
@@ -138,8 +138,8 @@ func refuseConsistency(t *testing.T, oldSize, newSize uint64, roots, path []calp
 	if err := merkle.VerifyConsistency(oldSize, newSize, oldRoot, newRoot, path); err != nil {
 		t.Fatal(err)
 	}
-	stride := 128
-	if newSize <= 9 {
+	stride := 8 * calpe.HashSize
+	if newSize <= 17 {
 		stride = 1
 	}
 	for bit := 0; bit < 8*calpe.HashSize; bit += stride {
