@@ -356,20 +356,38 @@ func TestTargets(t *testing.T) {
 	}
 }
 
+func TestTargetIsMetByItself(t *testing.T) {
+	easiest, _ := newTarget(0x207fffff, smallParams().PowLimit)
+	hash := chainhash.Hash{29: 0xff, 30: 0xff, 31: 0x7f} // little-endian
+	if !easiest.metBy(&hash) {
+		t.Error("a hash equal to the target doesn't meet it")
+	}
+	hash[0]++
+	if easiest.metBy(&hash) {
+		t.Error("a hash one above the target meets it")
+	}
+}
+
 func TestPins(t *testing.T) {
 	p := smallParams()
 	c := chainOf(t, p, 20)
+	raw := rawOf(t, c)
 	right, _ := c.At(10)
 	p.Pins = []Pin{{Height: 10, Hash: right.Hash}, {Height: 30, Hash: chainhash.Hash{1}}}
-	pinned, err := Read(bytes.NewReader(rawOf(t, c)), p)
-	if err != nil {
-		t.Fatalf("pinned block is there, the other is above the tip: %v", err)
+	for _, tip := range []int{10, 20} {
+		pinned, err := Read(bytes.NewReader(raw[:(tip+1)*HeaderSize]), p)
+		if err != nil {
+			t.Fatalf("pinned block is there, the other is above the tip: %v", err)
+		}
+		_, err = pinned.Extend(from(t, c, 8).grow(15, 1, 7))
+		wantRule(t, "branch below a pinned block", err, 9, RulePin)
+		if _, err = pinned.Extend(from(t, c, 10).grow(15, 1, 7)); err != nil {
+			t.Errorf("branch from the pinned block: %v", err)
+		}
 	}
-	branch := from(t, c, 9).grow(30, 1, 7)
-	_, err = pinned.Extend(branch)
-	wantRule(t, "branch below a pinned block", err, 10, RulePin)
-	p.Pins = []Pin{{Height: 10, Hash: chainhash.Hash{1}}}
-	_, err = Read(bytes.NewReader(rawOf(t, c)), p)
+	branch := from(t, c, 9)
+	branch.grow(15, 1, 7)
+	_, err := Read(bytes.NewReader(rawOf(t, branch.v.chain())), p)
 	wantRule(t, "another block is pinned", err, 10, RulePin)
 }
 
