@@ -1,0 +1,64 @@
+package bitcoin
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/btcsuite/btcd/chaincfg/v2"
+
+	"github.com/calpe/calpe"
+)
+
+// Params gives the parameters of a network. The error is for a name that isn't
+// one of [calpe.Network]'s.
+func Params(network calpe.Network) (*chaincfg.Params, error) {
+	switch network {
+	case calpe.Mainnet:
+		return &chaincfg.MainNetParams, nil
+	case calpe.Testnet3:
+		return &chaincfg.TestNet3Params, nil
+	case calpe.Testnet4:
+		return &chaincfg.TestNet4Params, nil
+	case calpe.Signet:
+		return &chaincfg.SigNetParams, nil
+	case calpe.Regtest:
+		return &chaincfg.RegressionNetParams, nil
+	case calpe.Simnet:
+		return &chaincfg.SimNetParams, nil
+	}
+	return nil, fmt.Errorf("unknown Bitcoin network %q", network)
+}
+
+// CheckNetwork compares the node's genesis block and the name of its chain with
+// the network. For signet, whose variants all share one genesis block (BIP 325),
+// it compares the challenge too if the node states it; btcd doesn't. The error
+// is [ErrWrongNetwork], or that of a call that failed.
+func (c *Client) CheckNetwork(ctx context.Context, network calpe.Network) error {
+	params, err := Params(network)
+	if err != nil {
+		return err
+	}
+	genesis, err := c.BlockHash(ctx, 0)
+	if err != nil {
+		return err
+	}
+	if want := calpe.BlockHash(*params.GenesisHash); genesis != want {
+		return fmt.Errorf("%w: its genesis block is %v, that of %s is %v", ErrWrongNetwork, genesis, network, want)
+	}
+	var info struct {
+		Chain           string `json:"chain"`
+		SignetChallenge string `json:"signet_challenge"`
+	}
+	if err := c.call(ctx, smallAnswer, &info, "getblockchaininfo"); err != nil {
+		return err
+	}
+	if chain, err := calpe.ParseNetwork(info.Chain); err != nil || chain != network {
+		return fmt.Errorf("%w: it calls its chain %q, want %s", ErrWrongNetwork, clip(info.Chain), network)
+	}
+	want := hex.EncodeToString(chaincfg.DefaultSignetChallenge)
+	if network == calpe.Signet && info.SignetChallenge != "" && info.SignetChallenge != want {
+		return fmt.Errorf("%w: its signet challenge is %.80s, want %s", ErrWrongNetwork, clip(info.SignetChallenge), want)
+	}
+	return nil
+}

@@ -1,0 +1,160 @@
+package wallet
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/btcsuite/btcd/txscript/v2"
+	"github.com/btcsuite/btcd/wire/v2"
+
+	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/anchor/ledger"
+)
+
+// ErrPolicy: the transaction isn't one that the signer may sign.
+var ErrPolicy = errors.New("the signer's policy refuses the transaction")
+
+// Signer signs attempts with one key, within caps of its own. It is safe for
+// concurrent use.
+type Signer struct {
+	key  *Key
+	caps Caps
+}
+
+// Config of a [Signer].
+type Config struct {
+	Key  *Key
+	Caps Caps
+}
+
+// New checks the caps and makes a signer.
+func New(cfg Config) (*Signer, error) {
+	if cfg.Key == nil {
+		return nil, errors.New("signer has no key")
+	}
+	if err := cfg.Caps.Validate(); err != nil {
+		return nil, err
+	}
+	return &Signer{key: cfg.Key, caps: cfg.Caps}, nil
+}
+
+// Script is the output script of coins and change.
+func (s *Signer) Script() []byte { return s.key.Script() }
+
+// Sign signs the transaction whose serialization without witness is unsigned,
+// and whose inputs spend these outputs. It refuses with [ErrPolicy] whatever
+// isn't an attempt of ours: another shape, another script, and with [ErrCap] a
+// fee above the caps. Signatures cover the values of all inputs (BIP 143) and
+// have the low form of S; the result was run through the script engine under
+// the rules of relay before it is returned. The same call gives the same bytes
+// (RFC 6979).
+func (s *Signer) Sign(ctx context.Context, unsigned []byte, inputs []ledger.Input) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("sign attempt: %w", err)
+	}
+	tx, err := parseUnsigned(unsigned)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.check(tx, inputs); err != nil {
+		return nil, err
+	}
+	prev := txscript.NewMultiPrevOutFetcher(nil)
+	for _, in := range inputs {
+		prev.AddPrevOut(wireOutpoint(in.Outpoint), wire.NewTxOut(in.Value, in.Script))
+	}
+	hashes := txscript.NewTxSigHashes(tx, prev)
+	for i, in := range inputs {
+		// WitnessSignature halves S when it is high.
+		witness, err := txscript.WitnessSignature(tx, hashes, i, in.Value, in.Script, txscript.SigHashAll, s.key.private, true)
+		if err != nil {
+			return nil, fmt.Errorf("sign input %d", i) // the cause could speak of the key
+		}
+		tx.TxIn[i].Witness = witness
+	}
+	for i, in := range inputs {
+		engine, err := txscript.NewEngine(in.Script, tx, i, txscript.StandardVerifyFlags, nil, hashes, in.Value, prev)
+		if err != nil {
+			return nil, fmt.Errorf("verify signature of input %d: %w", i, err)
+		}
+		if err := engine.Execute(); err != nil {
+			return nil, fmt.Errorf("verify signature of input %d: %w", i, err)
+		}
+	}
+	return serialize(tx, true)
+}
+
+// check is the signer's policy.
+func (s *Signer) check(tx *wire.MsgTx, inputs []ledger.Input) error {
+	if err := s.checkInputs(tx, inputs); err != nil {
+		return err
+	}
+	if err := s.checkOutputs(tx); err != nil {
+		return err
+	}
+	var fee int64
+	for _, in := range inputs {
+		fee += in.Value
+	}
+	fee -= tx.TxOut[1].Value
+	if fee <= 0 {
+		return fmt.Errorf("%w: the fee is %d sat", ErrPolicy, fee)
+	}
+	if most := s.caps.FeeRate.Fee(VSize(len(inputs))); fee > s.caps.Fee || fee > most {
+		return fmt.Errorf("%w: the fee is %d sat, the signer's caps are %d sat and %v", ErrCap, fee, s.caps.Fee, s.caps.FeeRate)
+	}
+	return nil
+}
+
+func (s *Signer) checkInputs(tx *wire.MsgTx, inputs []ledger.Input) error {
+	if tx.Version != txVersion || tx.LockTime != 0 {
+		return fmt.Errorf("%w: version %d and locktime %d", ErrPolicy, tx.Version, tx.LockTime)
+	}
+	if len(inputs) != len(tx.TxIn) || len(inputs) < 1 || len(inputs) > MaxInputs {
+		return fmt.Errorf("%w: it has %d inputs, and %d are described", ErrPolicy, len(tx.TxIn), len(inputs))
+	}
+	seen := map[wire.OutPoint]bool{}
+	for i, in := range tx.TxIn {
+		switch want := inputs[i]; {
+		case in.PreviousOutPoint != wireOutpoint(want.Outpoint):
+			return fmt.Errorf("%w: input %d spends %v, described is %v", ErrPolicy, i, in.PreviousOutPoint, want.Outpoint)
+		case seen[in.PreviousOutPoint]:
+			return fmt.Errorf("%w: input %d spends %v again", ErrPolicy, i, in.PreviousOutPoint)
+		case in.Sequence != sequence || len(in.SignatureScript) != 0:
+			return fmt.Errorf("%w: input %d has sequence %#x or a signature script", ErrPolicy, i, in.Sequence)
+		case !bytes.Equal(want.Script, s.key.script):
+			return fmt.Errorf("%w: input %d is not ours", ErrPolicy, i)
+		case want.Value <= 0 || want.Value > maxMoney:
+			return fmt.Errorf("%w: input %d has a value of %d sat", ErrPolicy, i, want.Value)
+		}
+		seen[in.PreviousOutPoint] = true
+	}
+	return nil
+}
+
+func (s *Signer) checkOutputs(tx *wire.MsgTx) error {
+	if len(tx.TxOut) != outputs {
+		return fmt.Errorf("%w: it has %d outputs, want %d", ErrPolicy, len(tx.TxOut), outputs)
+	}
+	if _, err := calpe.ParsePayloadScript(tx.TxOut[0].PkScript); err != nil || tx.TxOut[0].Value != 0 {
+		return fmt.Errorf("%w: output 0 is not a payload of value 0", ErrPolicy)
+	}
+	if change := tx.TxOut[1]; !bytes.Equal(change.PkScript, s.key.script) || change.Value < Dust || change.Value > maxMoney {
+		return fmt.Errorf("%w: output 1 is not change to the anchor key above dust", ErrPolicy)
+	}
+	return nil
+}
+
+func parseUnsigned(unsigned []byte) (*wire.MsgTx, error) {
+	var tx wire.MsgTx
+	r := bytes.NewReader(unsigned)
+	if err := tx.DeserializeNoWitness(r); err != nil {
+		return nil, fmt.Errorf("%w: it can't be read: %w", ErrPolicy, err)
+	}
+	if r.Len() != 0 {
+		return nil, fmt.Errorf("%w: %d bytes follow it", ErrPolicy, r.Len())
+	}
+	return &tx, nil
+}
