@@ -166,3 +166,13 @@ func serialize(tx *wire.MsgTx, witness bool) ([]byte, error) {
 	}
 	return b.Bytes(), nil
 }
+
+// AnchorsLeft is how many one-input anchors at that fee rate a coin of that
+// value pays for, the reserve left aside.
+func (c Caps) AnchorsLeft(value int64, rate ledger.FeeRate) int64 {
+	fee := min(c.Fee, rate.Fee(VSize(1)))
+	if fee <= 0 {
+		return 0
+	}
+	return max(0, (value-c.Reserve())/fee)
+}

@@ -1,0 +1,345 @@
+package anchor
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/anchor/bitcoin"
+	"github.com/calpe/calpe/anchor/ledger"
+	"github.com/calpe/calpe/anchor/wallet"
+	"github.com/calpe/calpe/internal/commitpoint"
+
+	"github.com/btcsuite/btcd/wire/v2"
+)
+
+// AttemptStore keeps attempts. Each method is one transaction, durable when it
+// returns. A write with an epoch is refused with [calpe.ErrLostLeadership] when
+// another engine leads, race-free; a write that doesn't find the rows in the
+// state it needs is refused with [ledger.ErrConflict]. Either way nothing was
+// applied. Any other error leaves open whether it was.
+type AttemptStore interface {
+	// CreateAttempt stores an unsigned attempt of the live coin.
+	CreateAttempt(ctx context.Context, epoch uint64, a ledger.Attempt) error
+	// StoreSigned moves an attempt from created to signed (I5).
+	StoreSigned(ctx context.Context, epoch uint64, txid calpe.BlockHash, raw []byte) error
+	// RecordAnswer keeps what the node said to a signed or sent attempt, and
+	// moves it to sent if the node has taken it.
+	RecordAnswer(ctx context.Context, epoch uint64, txid calpe.BlockHash, answer ledger.Answer, at time.Time) error
+	// Attempt looks an attempt up. The second result is false if there is none.
+	Attempt(ctx context.Context, txid calpe.BlockHash) (ledger.Attempt, bool, error)
+}
+
+// ChainStore keeps the tip journal and what blocks did to coins. Its methods
+// promise what those of [AttemptStore] do.
+type ChainStore interface {
+	// Snapshot reads all that a step needs, at one point in time.
+	Snapshot(ctx context.Context) (ledger.Snapshot, error)
+	// ConnectBlock appends a block to the journal, of which it must be the
+	// successor, and applies its events in their order, all or nothing.
+	ConnectBlock(ctx context.Context, epoch uint64, b ledger.Block, events []ledger.Event) error
+	// Rewind takes the journal back from its tip to a former block of it, and
+	// undoes what the blocks above did to coins and attempts.
+	Rewind(ctx context.Context, epoch uint64, tip, fork ledger.Block) error
+	// MarkFinal moves an attempt from mined to final.
+	MarkFinal(ctx context.Context, epoch uint64, txid calpe.BlockHash) error
+}
+
+// Journal reads the tip journal.
+type Journal interface {
+	// Journal lists up to limit blocks from that height downwards.
+	Journal(ctx context.Context, from uint32, limit int) ([]ledger.Block, error)
+}
+
+// Store is everything that the engine keeps. storage/postgres has it.
+type Store interface {
+	AttemptStore
+	ChainStore
+	Journal
+}
+
+// Chain is a node's view of the best chain. Hashes and blocks are checked as far
+// as package bitcoin says.
+type Chain interface {
+	CheckNetwork(ctx context.Context, network calpe.Network) error
+	BestBlock(ctx context.Context) (height uint32, hash calpe.BlockHash, err error)
+	BlockHash(ctx context.Context, height uint32) (calpe.BlockHash, error)
+	Block(ctx context.Context, hash calpe.BlockHash) (*wire.MsgBlock, error)
+}
+
+// Outputs is a node's view of unspent outputs of the best chain.
+type Outputs interface {
+	Header(ctx context.Context, hash calpe.BlockHash) ([calpe.HeaderSize]byte, error)
+	TxOut(ctx context.Context, o calpe.Outpoint) (bitcoin.TxOut, bool, error)
+}
+
+// Relay takes transactions, and knows what they cost.
+type Relay interface {
+	Send(ctx context.Context, raw []byte) (ledger.Answer, error)
+	FeeRate(ctx context.Context, blocks int) (ledger.FeeRate, bool, error)
+}
+
+// Node is a Bitcoin node. *bitcoin.Client is one.
+type Node interface {
+	Chain
+	Outputs
+	Relay
+}
+
+// Signer signs attempts. *wallet.Signer is one.
+type Signer interface {
+	Script() []byte
+	Sign(ctx context.Context, unsigned []byte, inputs []ledger.Input) (raw []byte, err error)
+}
+
+// Log is what is to be anchored. *postgres.DB is one.
+type Log interface {
+	// CheckpointHead is the newest checkpoint, or [calpe.ErrNotFound].
+	CheckpointHead(ctx context.Context) (calpe.Checkpoint, error)
+	// NextIndex is the number of entries in the log.
+	NextIndex(ctx context.Context) (uint64, error)
+}
+
+// What a step can report, beside errors of the store and the node. All are for
+// errors.Is; none of them ends [Engine.Run].
+var (
+	// ErrNoCoin: there is no coin to spend: the chain of coins was never begun,
+	// or its first coin is in no block at the moment.
+	ErrNoCoin = errors.New("there is no anchor coin to spend")
+	// ErrNodeBehind: the node knows less of the chain than was followed, and
+	// nothing with as much work that contradicts it. Nothing is done until it
+	// has caught up; it isn't a reorganisation.
+	ErrNodeBehind = errors.New("bitcoin node is behind")
+	// ErrChainMoved: the node's chain changed while it was being read.
+	ErrChainMoved = errors.New("the node's chain changed while it was read")
+	// ErrUnknownChain: the node's chain holds none of the blocks in the journal.
+	ErrUnknownChain = errors.New("the node's chain has nothing in common with the one that was followed")
+	// ErrForeignSpend: somebody else has spent the coin. Nothing is created any
+	// more; an operator must find out whether the key was stolen.
+	ErrForeignSpend = errors.New("the anchor coin was spent by a transaction that isn't ours")
+	// ErrAheadOfLog: a block holds an anchor of more entries than the log has:
+	// this database has gone back in time. Intake must stop (I2).
+	ErrAheadOfLog = errors.New("an anchored size is above the log's head")
+	// ErrRefused: the node refuses the attempt for a reason that waiting doesn't
+	// cure. It is kept and sent again.
+	ErrRefused = errors.New("bitcoin node refuses the attempt")
+)
+
+// Config of an [Engine]. Zero values take the default in brackets.
+type Config struct {
+	Network  calpe.Network
+	Store    Store
+	Node     Node
+	Signer   Signer
+	Log      Log
+	Caps     wallet.Caps    // [20 sat/vB and 20,000 sat]
+	Fallback ledger.FeeRate // used when the node has no estimate [2 sat/vB]
+	Target   int            // blocks in which an anchor should be mined, 2 to 25 [6]
+	Interval time.Duration  // least time between two anchors [1 hour]
+	Depth    uint32         // confirmations from which an anchor is final [6]
+	Resend   time.Duration  // an unmined attempt is sent again at each block and this often [10 minutes]
+	Poll     time.Duration  // [5 seconds]
+	StepTime time.Duration  // longest time of one step; what it doesn't finish, the next one does [10 minutes]
+	Wake     <-chan struct{}
+	Now      func() time.Time
+	Logger   *slog.Logger
+	// Halt is called with an error that is [ErrAheadOfLog], in every step in
+	// which that holds. It must stop intake and not block.
+	Halt func(reason error)
+}
+
+// Engine anchors one log. Run and Step must not be called concurrently; Status
+// may be called at any time.
+type Engine struct {
+	cfg    Config
+	script []byte
+	// sentAt is the tip at which the unmined attempt was last handed over. Only
+	// Step uses it. It is lost with the process on purpose: a restart resends.
+	sentAt calpe.BlockHash
+
+	mu     sync.Mutex
+	status Status
+}
+
+// Status is how the engine stood at the end of its last step.
+type Status struct {
+	Time        time.Time    // of that end; zero before the first
+	Tip         ledger.Block // newest block followed
+	Coin        *ledger.Coin // that the next attempt spends; nil if there is none
+	AnchorsLeft int64        // that the coin pays for when each costs the caps
+	Err         error        // of the step; nil if all was well
+}
+
+// New checks the configuration and makes an engine. It contacts nothing.
+func New(cfg Config) (*Engine, error) {
+	cfg.Caps.FeeRate = cmp.Or(cfg.Caps.FeeRate, 20*ledger.SatPerVB)
+	cfg.Caps.Fee = cmp.Or(cfg.Caps.Fee, 20_000)
+	cfg.Fallback = cmp.Or(cfg.Fallback, 2*ledger.SatPerVB)
+	cfg.Target = cmp.Or(cfg.Target, 6)
+	cfg.Interval = cmp.Or(cfg.Interval, time.Hour)
+	cfg.Depth = cmp.Or(cfg.Depth, 6)
+	cfg.Resend = cmp.Or(cfg.Resend, 10*time.Minute)
+	cfg.Poll = cmp.Or(cfg.Poll, 5*time.Second)
+	cfg.StepTime = cmp.Or(cfg.StepTime, 10*time.Minute)
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Halt == nil {
+		return nil, errors.New("anchor engine has no Halt: an anchored size above the head must stop intake")
+	}
+	if cfg.Store == nil || cfg.Node == nil || cfg.Signer == nil || cfg.Log == nil {
+		return nil, errors.New("anchor engine lacks its store, node, signer or log")
+	}
+	if _, err := bitcoin.Params(cfg.Network); err != nil {
+		return nil, err
+	}
+	if err := cfg.Caps.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Target < 2 || cfg.Target > 25 {
+		return nil, fmt.Errorf("target of %d blocks is not from 2 to 25", cfg.Target)
+	}
+	return &Engine{cfg: cfg, script: cfg.Signer.Script()}, nil
+}
+
+// Run makes a step at once, whenever it is woken, and every few seconds, until
+// the context ends or the engine may not go on: then the error is
+// [calpe.ErrLostLeadership] or [ledger.ErrConflict], and a new Run starts from
+// the database. Every other failure is logged and left to the next step.
+// When the context ends, the error is nil.
+func (e *Engine) Run(ctx context.Context, epoch uint64) error {
+	ticker := time.NewTicker(e.cfg.Poll)
+	defer ticker.Stop()
+	for {
+		err := e.boundedStep(ctx, epoch)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if isFatal(err) {
+			return err
+		}
+		if err != nil {
+			e.cfg.Logger.LogAttrs(ctx, severity(err), "anchor step failed", slog.Any("err", err))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		case <-e.cfg.Wake:
+		}
+	}
+}
+
+func (e *Engine) boundedStep(ctx context.Context, epoch uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, e.cfg.StepTime)
+	defer cancel()
+	return e.Step(ctx, epoch)
+}
+
+// isFatal: the rows aren't ours any more, or not what we take them for.
+func isFatal(err error) bool {
+	return errors.Is(err, calpe.ErrLostLeadership) || errors.Is(err, ledger.ErrConflict)
+}
+
+// severity of a failed step: what an operator must look at is an error, what
+// heals by itself is a warning.
+func severity(err error) slog.Level {
+	for _, grave := range []error{
+		ErrForeignSpend, ErrAheadOfLog, ErrRefused, ErrUnknownChain, wallet.ErrOutOfFunds, wallet.ErrCap,
+		wallet.ErrPolicy, bitcoin.ErrWrongNetwork, bitcoin.ErrUnauthorized,
+	} {
+		if errors.Is(err, grave) {
+			return slog.LevelError
+		}
+	}
+	return slog.LevelWarn
+}
+
+// Status is how the engine stood after its last step.
+func (e *Engine) Status() Status {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.status
+}
+
+// Step is one round: follow the chain, then act. It may be stopped anywhere,
+// by its context or by a crash, and the next one goes on from what is stored.
+func (e *Engine) Step(ctx context.Context, epoch uint64) error {
+	snap, err := e.step(ctx, epoch)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.status.Time, e.status.Err = e.cfg.Now(), err
+	if snap.Tip != (ledger.Block{}) {
+		e.status.Tip, e.status.Coin, e.status.AnchorsLeft = snap.Tip, snap.Live, 0
+		if snap.Live != nil {
+			e.status.AnchorsLeft = e.cfg.Caps.AnchorsLeft(snap.Live.Value, e.cfg.Caps.FeeRate)
+		}
+	}
+	return err
+}
+
+func (e *Engine) step(ctx context.Context, epoch uint64) (ledger.Snapshot, error) {
+	// At every step, because the node behind an address can become another one.
+	if err := e.cfg.Node.CheckNetwork(ctx, e.cfg.Network); err != nil {
+		return ledger.Snapshot{}, fmt.Errorf("check node: %w", err)
+	}
+	snap, err := e.cfg.Store.Snapshot(ctx)
+	if err != nil {
+		return ledger.Snapshot{}, fmt.Errorf("read anchor state: %w", err)
+	}
+	if snap.Tip == (ledger.Block{}) {
+		return snap, fmt.Errorf("%w: the chain of coins was not begun", ErrNoCoin)
+	}
+	if err := e.follow(ctx, epoch, snap); err != nil {
+		return snap, err
+	}
+	if snap, err = e.cfg.Store.Snapshot(ctx); err != nil {
+		return ledger.Snapshot{}, fmt.Errorf("read anchor state: %w", err)
+	}
+	if err := e.finalize(ctx, epoch, snap); err != nil {
+		return snap, err
+	}
+	if err := e.checkLog(ctx, snap); err != nil {
+		return snap, err
+	}
+	return snap, e.act(ctx, epoch, snap)
+}
+
+func (e *Engine) finalize(ctx context.Context, epoch uint64, snap ledger.Snapshot) error {
+	for _, a := range snap.Mined {
+		depth := snap.Tip.Height - a.Height + 1
+		if depth < e.cfg.Depth {
+			continue
+		}
+		if err := e.cfg.Store.MarkFinal(ctx, epoch, a.TxID); err != nil {
+			return fmt.Errorf("make anchor %v final: %w", a.TxID, err)
+		}
+		// Crash here: the anchor is final; other mined ones become so in the next step.
+		commitpoint.Reached(commitpoint.AnchorFinal)
+		e.cfg.Logger.InfoContext(ctx, "anchor is final", slog.Any("txid", a.TxID),
+			slog.Uint64("size", a.Size), slog.Uint64("height", uint64(a.Height)))
+	}
+	return nil
+}
+
+// checkLog stops intake when Bitcoin holds an anchor of more entries than the
+// log has: indices below the anchored size were given out by a database that
+// this one is an older copy of (I2).
+func (e *Engine) checkLog(ctx context.Context, snap ledger.Snapshot) error {
+	next, err := e.cfg.Log.NextIndex(ctx)
+	if err != nil {
+		return fmt.Errorf("read the log's head: %w", err)
+	}
+	if snap.Anchored <= next {
+		return nil
+	}
+	err = fmt.Errorf("%w: a block holds an anchor of %d entries, and the log has %d", ErrAheadOfLog, snap.Anchored, next)
+	e.cfg.Halt(err)
+	return err
+}

@@ -1,0 +1,327 @@
+package anchor
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"slices"
+
+	"github.com/btcsuite/btcd/wire/v2"
+
+	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/anchor/bitcoin"
+	"github.com/calpe/calpe/anchor/ledger"
+	"github.com/calpe/calpe/internal/commitpoint"
+)
+
+// watch is what a block is searched for. It moves along while blocks connect.
+type watch struct {
+	live *ledger.Coin // whose spender is looked for
+	void *ledger.Coin // whose transaction is looked for
+}
+
+// follow brings the journal to the node's tip.
+func (e *Engine) follow(ctx context.Context, epoch uint64, snap ledger.Snapshot) error {
+	height, _, err := e.cfg.Node.BestBlock(ctx)
+	if err != nil {
+		return fmt.Errorf("read the node's tip: %w", err)
+	}
+	fork, err := e.findFork(ctx, snap.Tip, height)
+	if err != nil {
+		return err
+	}
+	if fork != snap.Tip {
+		if snap, err = e.rewind(ctx, epoch, snap.Tip, fork); err != nil {
+			return err
+		}
+	}
+	w, tip := watch{live: snap.Live, void: snap.Void}, snap.Tip
+	for tip.Height < height {
+		if tip, err = e.connect(ctx, epoch, tip, &w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Engine) rewind(ctx context.Context, epoch uint64, tip, fork ledger.Block) (ledger.Snapshot, error) {
+	e.cfg.Logger.WarnContext(ctx, "bitcoin chain was reorganised", slog.Uint64("depth", uint64(tip.Height-fork.Height)),
+		slog.Any("fork", fork.Hash), slog.Any("tip", tip.Hash))
+	if err := e.cfg.Store.Rewind(ctx, epoch, tip, fork); err != nil {
+		return ledger.Snapshot{}, fmt.Errorf("rewind to block %d: %w", fork.Height, err)
+	}
+	// Crash here: the journal ends at the fork, and the next step connects the
+	// new branch from there.
+	e.sentAt = calpe.BlockHash{} // nodes don't announce again what a reorganisation gave back
+	snap, err := e.cfg.Store.Snapshot(ctx)
+	if err != nil {
+		return ledger.Snapshot{}, fmt.Errorf("read anchor state: %w", err)
+	}
+	return snap, nil
+}
+
+// findFork is the newest journal block that the node's chain holds: the tip, in
+// the ordinary case. It gives [ErrNodeBehind] unless the node has as much work
+// above that block as the journal.
+func (e *Engine) findFork(ctx context.Context, tip ledger.Block, height uint32) (ledger.Block, error) {
+	const chunk = 100
+	var ours []ledger.Block // journal blocks above the fork, newest first
+	for from, more := tip.Height, true; more; {
+		blocks, err := e.cfg.Store.Journal(ctx, from, chunk)
+		if err != nil {
+			return ledger.Block{}, fmt.Errorf("read tip journal: %w", err)
+		}
+		for _, b := range blocks {
+			if held, err := e.holds(ctx, b, height); err != nil {
+				return ledger.Block{}, err
+			} else if held {
+				return b, e.compareWork(ctx, b, ours, height)
+			}
+			ours = append(ours, b)
+		}
+		more = len(blocks) == chunk && blocks[chunk-1].Height > 0
+		if more {
+			from = blocks[chunk-1].Height - 1
+		}
+	}
+	return ledger.Block{}, fmt.Errorf("%w: its tip is at height %d, and none of the %d blocks in the journal up to height %d is in its chain",
+		ErrUnknownChain, height, len(ours), tip.Height)
+}
+
+func (e *Engine) holds(ctx context.Context, b ledger.Block, height uint32) (bool, error) {
+	if b.Height > height {
+		return false, nil
+	}
+	hash, err := e.cfg.Node.BlockHash(ctx, b.Height)
+	if err != nil {
+		return false, fmt.Errorf("read hash of block %d: %w", b.Height, err)
+	}
+	return hash == b.Hash, nil
+}
+
+// compareWork lets a reorganisation happen only for a branch with at least the
+// work of ours. A node that was restored, or that lost the end of its chain in
+// a crash, has less.
+func (e *Engine) compareWork(ctx context.Context, fork ledger.Block, ours []ledger.Block, height uint32) error {
+	if len(ours) == 0 {
+		return nil
+	}
+	need, have := new(big.Int), new(big.Int)
+	for _, b := range ours {
+		need.Add(need, bitcoin.Work(b.Header))
+	}
+	prev := fork.Hash
+	for h := fork.Height + 1; h <= height && have.Cmp(need) < 0; h++ {
+		hash, err := e.cfg.Node.BlockHash(ctx, h)
+		if err != nil {
+			return fmt.Errorf("read hash of block %d: %w", h, err)
+		}
+		header, err := e.cfg.Node.Header(ctx, hash)
+		if err != nil {
+			return fmt.Errorf("read header of block %d: %w", h, err)
+		}
+		b := ledger.Block{Height: h, Hash: hash, Header: header}
+		if b.Prev() != prev {
+			return fmt.Errorf("%w: block %d doesn't follow block %d", ErrChainMoved, h, h-1)
+		}
+		have.Add(have, bitcoin.Work(header))
+		prev = hash
+	}
+	if have.Cmp(need) < 0 {
+		return fmt.Errorf("%w: its tip is at height %d, followed was %d, and they part at %d", ErrNodeBehind, height, ours[0].Height, fork.Height)
+	}
+	return nil
+}
+
+// connect takes the block after tip into the journal with all that it does to
+// our coins.
+func (e *Engine) connect(ctx context.Context, epoch uint64, tip ledger.Block, w *watch) (ledger.Block, error) {
+	height := tip.Height + 1
+	hash, err := e.cfg.Node.BlockHash(ctx, height)
+	if err != nil {
+		return ledger.Block{}, fmt.Errorf("read hash of block %d: %w", height, err)
+	}
+	msg, err := e.cfg.Node.Block(ctx, hash)
+	if err != nil {
+		return ledger.Block{}, fmt.Errorf("read block %d: %w", height, err)
+	}
+	b, err := newBlock(height, hash, msg)
+	if err != nil {
+		return ledger.Block{}, err
+	}
+	if b.Prev() != tip.Hash {
+		return ledger.Block{}, fmt.Errorf("%w: block %d doesn't follow block %d", ErrChainMoved, height, tip.Height)
+	}
+	events, err := e.scan(ctx, b, msg, w)
+	if err != nil {
+		return ledger.Block{}, err
+	}
+	if err := e.cfg.Store.ConnectBlock(ctx, epoch, b, events); err != nil {
+		return ledger.Block{}, fmt.Errorf("connect block %d: %w", height, err)
+	}
+	if len(events) > 0 {
+		// Crash here: journal, evidence and coins agree with the block; the next
+		// step goes on with the block after it.
+		commitpoint.Reached(commitpoint.AnchorMined)
+		e.report(ctx, b, events)
+	}
+	return b, nil
+}
+
+func newBlock(height uint32, hash calpe.BlockHash, msg *wire.MsgBlock) (ledger.Block, error) {
+	var buf bytes.Buffer
+	if err := msg.Header.Serialize(&buf); err != nil {
+		return ledger.Block{}, fmt.Errorf("serialize header of block %d: %w", height, err)
+	}
+	return ledger.Block{Height: height, Hash: hash, Header: [calpe.HeaderSize]byte(buf.Bytes())}, nil
+}
+
+// scan goes through a block's transactions in their order, because one block
+// can hold several links of the chain of coins.
+func (e *Engine) scan(ctx context.Context, b ledger.Block, msg *wire.MsgBlock, w *watch) ([]ledger.Event, error) {
+	var events []ledger.Event
+	for i, tx := range msg.Transactions {
+		if w.void != nil && calpe.BlockHash(tx.TxHash()) == w.void.Outpoint.TxID {
+			coin := *w.void
+			coin.State, coin.Height = ledger.CoinLive, b.Height
+			w.live, w.void = &coin, nil
+			events = append(events, ledger.Event{Found: &ledger.FoundCoin{Coin: coin.Outpoint}})
+		}
+		if w.live == nil || !spends(tx, w.live.Outpoint) {
+			continue
+		}
+		ev, err := e.spend(ctx, b, msg, uint32(i), *w.live)
+		if err != nil {
+			return nil, err
+		}
+		w.live = nil
+		if ev.Mined != nil {
+			w.live = &ev.Mined.Next
+		}
+		events = append(events, ev)
+	}
+	return events, nil
+}
+
+func spends(tx *wire.MsgTx, o calpe.Outpoint) bool {
+	return slices.ContainsFunc(tx.TxIn, func(in *wire.TxIn) bool {
+		return in.PreviousOutPoint.Index == o.Vout && calpe.BlockHash(in.PreviousOutPoint.Hash) == o.TxID
+	})
+}
+
+// spend says what the spender of the live coin is: an attempt; a transaction of
+// ours that this database has no row of, because it is an older copy; or
+// somebody else's.
+func (e *Engine) spend(ctx context.Context, b ledger.Block, msg *wire.MsgBlock, position uint32, coin ledger.Coin) (ledger.Event, error) {
+	tx := msg.Transactions[position]
+	txid := calpe.BlockHash(tx.TxHash())
+	_, known, err := e.cfg.Store.Attempt(ctx, txid)
+	if err != nil {
+		return ledger.Event{}, fmt.Errorf("look for attempt %v: %w", txid, err)
+	}
+	payload, ours := e.readAnchor(tx, coin.Outpoint)
+	if !ours {
+		// An attempt that we stored is always of our form: it was built by us.
+		return ledger.Event{Foreign: &ledger.ForeignSpend{Coin: coin.Outpoint, TxID: txid}}, nil
+	}
+	evidence, err := newEvidence(b, msg, position, payload)
+	if err != nil {
+		return ledger.Event{}, err
+	}
+	var raw bytes.Buffer
+	if err := tx.Serialize(&raw); err != nil {
+		return ledger.Event{}, fmt.Errorf("serialize transaction %v: %w", txid, err)
+	}
+	mined := &ledger.MinedAttempt{Coin: coin.Outpoint, Raw: raw.Bytes(), Evidence: evidence, Next: ledger.Coin{
+		Outpoint: calpe.Outpoint{TxID: txid, Vout: 1},
+		Output:   ledger.Output{Value: tx.TxOut[1].Value, Script: slices.Clone(tx.TxOut[1].PkScript)},
+		Kind:     ledger.ChainCoin, State: ledger.CoinLive, MadeBy: txid, Height: b.Height,
+	}}
+	if !known {
+		mined.Import = e.importAttempt(tx, coin, mined)
+	}
+	return ledger.Event{Mined: mined}, nil
+}
+
+// readAnchor reads a transaction of our form: input 0 the coin, output 0 a
+// payload of value 0, output 1 change to our script, nothing else.
+func (e *Engine) readAnchor(tx *wire.MsgTx, coin calpe.Outpoint) (calpe.Payload, bool) {
+	if len(tx.TxOut) != 2 || !spends(&wire.MsgTx{TxIn: tx.TxIn[:1]}, coin) {
+		return calpe.Payload{}, false
+	}
+	payload, err := calpe.ParsePayloadScript(tx.TxOut[0].PkScript)
+	ours := err == nil && payload.Size > 0 && tx.TxOut[0].Value == 0 &&
+		tx.TxOut[1].Value > 0 && bytes.Equal(tx.TxOut[1].PkScript, e.script)
+	return payload, ours
+}
+
+// importAttempt makes the row that a restored database lacks. Of inputs beyond
+// the coin the values aren't known, so the fee isn't either: it is 0 then.
+func (e *Engine) importAttempt(tx *wire.MsgTx, coin ledger.Coin, m *ledger.MinedAttempt) *ledger.Attempt {
+	a := &ledger.Attempt{
+		TxID: m.Evidence.TxID, Coin: coin.Outpoint, Payload: m.Evidence.Payload, State: ledger.Mined,
+		Inputs: []ledger.Input{{Outpoint: coin.Outpoint, Output: coin.Output}}, Unsigned: m.Evidence.Tx, Raw: m.Raw,
+		VSize:  (3*tx.SerializeSizeStripped() + tx.SerializeSize() + 3) / 4,
+		Change: m.Next.Value, Imported: true, Created: e.cfg.Now(), Height: m.Evidence.Height,
+	}
+	if len(tx.TxIn) == 1 {
+		a.Fee = coin.Value - m.Next.Value
+	}
+	return a
+}
+
+// newEvidence collects what leads from a transaction to the header, and checks
+// it before it is stored.
+func newEvidence(b ledger.Block, msg *wire.MsgBlock, position uint32, payload calpe.Payload) (calpe.Anchor, error) {
+	txids := bitcoin.TxIDs(msg)
+	var tx, coinbase bytes.Buffer
+	if err := msg.Transactions[position].SerializeNoWitness(&tx); err != nil {
+		return calpe.Anchor{}, fmt.Errorf("serialize transaction: %w", err)
+	}
+	if err := msg.Transactions[0].SerializeNoWitness(&coinbase); err != nil {
+		return calpe.Anchor{}, fmt.Errorf("serialize coinbase: %w", err)
+	}
+	a := calpe.Anchor{
+		Payload: payload, Tx: tx.Bytes(), TxID: txids[position], Height: b.Height, Block: b.Hash, Header: b.Header,
+		Position: position, Coinbase: coinbase.Bytes(), Depth: 1,
+	}
+	var err error
+	if a.Branch, err = checkedBranch(b, txids, position); err != nil {
+		return calpe.Anchor{}, err
+	}
+	a.CoinbaseBranch, err = checkedBranch(b, txids, 0)
+	return a, err
+}
+
+func checkedBranch(b ledger.Block, txids []calpe.BlockHash, position uint32) ([]calpe.BlockHash, error) {
+	branch, _, err := bitcoin.MerkleBranch(txids, position)
+	if err != nil {
+		return nil, fmt.Errorf("block %d: %w", b.Height, err)
+	}
+	root, ok := bitcoin.MerkleRootFromBranch(txids[position], position, branch)
+	if want := calpe.BlockHash(b.Header[36:68]); !ok || root != want {
+		return nil, fmt.Errorf("branch of transaction %d in block %d leads to %v, not to the header's root %v", position, b.Height, root, want)
+	}
+	return branch, nil
+}
+
+func (e *Engine) report(ctx context.Context, b ledger.Block, events []ledger.Event) {
+	for _, ev := range events {
+		at := slog.Uint64("height", uint64(b.Height))
+		switch {
+		case ev.Mined != nil && ev.Mined.Import != nil:
+			e.cfg.Logger.WarnContext(ctx, "found an anchor of ours that this database doesn't know: it is an older copy", at,
+				slog.Any("txid", ev.Mined.Evidence.TxID), slog.Uint64("size", ev.Mined.Evidence.Size))
+		case ev.Mined != nil:
+			e.cfg.Logger.InfoContext(ctx, "anchor is in a block", at,
+				slog.Any("txid", ev.Mined.Evidence.TxID), slog.Uint64("size", ev.Mined.Evidence.Size))
+		case ev.Foreign != nil:
+			e.cfg.Logger.ErrorContext(ctx, "anchor coin was spent by a transaction that isn't ours", at,
+				slog.Any("coin", ev.Foreign.Coin), slog.Any("txid", ev.Foreign.TxID))
+		case ev.Found != nil:
+			e.cfg.Logger.InfoContext(ctx, "first coin is in a block again", at, slog.Any("coin", ev.Found.Coin))
+		}
+	}
+}
