@@ -55,13 +55,13 @@ func (r *reference) FindPreviousCheckpoint() (blockchain.HeaderCtx, error) {
 
 // node is a header of a chain as btcd wants to see it.
 type node struct {
-	raw    []byte
-	height int32
+	headers *store
+	height  int32
 }
 
 func (n node) Height() int32    { return n.height }
-func (n node) Bits() uint32     { return bits(headerAt(n.raw, int(n.height))) }
-func (n node) Timestamp() int64 { return int64(seconds(headerAt(n.raw, int(n.height)))) }
+func (n node) Bits() uint32     { return bits(n.headers.at(int(n.height))) }
+func (n node) Timestamp() int64 { return int64(seconds(n.headers.at(int(n.height)))) }
 func (n node) Parent() blockchain.HeaderCtx {
 	return n.RelativeAncestorCtx(1)
 }
@@ -69,7 +69,7 @@ func (n node) RelativeAncestorCtx(distance int32) blockchain.HeaderCtx {
 	if distance > n.height {
 		return nil
 	}
-	return node{n.raw, n.height - distance}
+	return node{n.headers, n.height - distance}
 }
 
 // rules tells which rules we may say are broken when btcd gives a code. For it,
@@ -82,15 +82,15 @@ var rules = map[blockchain.ErrorCode][]Rule{
 	blockchain.ErrBlockVersionTooOld:   {RuleVersion},
 }
 
-// judge returns btcd's opinion of a header after the chain in raw, nil when it
+// judge returns btcd's opinion of a header after others, nil when it
 // would take it. Links are outside of what btcd's functions look at.
-func (r *reference) judge(t *testing.T, raw, next []byte) error {
+func (r *reference) judge(t *testing.T, headers *store, next []byte) error {
 	t.Helper()
 	var header wire.BlockHeader
 	if err := header.Deserialize(bytes.NewReader(next)); err != nil {
 		t.Fatal(err)
 	}
-	tip := node{raw, int32(len(raw)/HeaderSize - 1)}
+	tip := node{headers, int32(headers.n - 1)}
 	if err := blockchain.CheckBlockHeaderSanity(&header, r.PowLimit, endOfTime{}, blockchain.BFNoPoWCheck); err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func (endOfTime) AdjustedTime() time.Time { return time.Unix(1<<33, 0) }
 func compare(t *testing.T, m *maker, ref *reference, next []byte) (Rule, bool) {
 	t.Helper()
 	height := m.v.headers.n
-	theirs := ref.judge(t, rawOf(t, &Chain{headers: m.v.headers}), next)
+	theirs := ref.judge(t, &m.v.headers, next)
 	ours := m.v.add(next)
 	if theirs == nil || ours == nil {
 		if theirs != nil || ours != nil {
@@ -207,7 +207,6 @@ func TestRetargetAgreesWithBtcd(t *testing.T) {
 				t.Fatal(err)
 			}
 			seen := map[uint32]bool{}
-			raw := p.Genesis[:]
 			for height := 1; height < 5*p.Interval; height++ {
 				next := make([]byte, HeaderSize)
 				copy(next[4:36], v.tip[:])
@@ -220,13 +219,12 @@ func TestRetargetAgreesWithBtcd(t *testing.T) {
 				binary.LittleEndian.PutUint32(next[68:72], at)
 				binary.LittleEndian.PutUint32(next[72:76], v.requiredBits(height, at))
 				seen[bits(next)] = true
-				raw = append(raw, next...)
 				// Only what btcd demands, as nobody can mine these here.
 				var header wire.BlockHeader
 				if err := header.Deserialize(bytes.NewReader(next)); err != nil {
 					t.Fatal(err)
 				}
-				if err := blockchain.CheckBlockHeaderContext(&header, node{raw, int32(height - 1)}, blockchain.BFNone, ref, true); err != nil {
+				if err := blockchain.CheckBlockHeaderContext(&header, node{&v.headers, int32(height - 1)}, blockchain.BFNone, ref, true); err != nil {
 					t.Fatalf("height %d: %v", height, err)
 				}
 				force(v, next)
