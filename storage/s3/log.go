@@ -1,0 +1,86 @@
+package s3
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/minio/minio-go/v7"
+)
+
+// PutLogObject stores an object of the log that will never change, a full tile or
+// an old checkpoint. When it returns nil the server has exactly these bytes under
+// that path, whether this call or an earlier one put them there: it may be
+// repeated after any failure. Other bytes under the path are [ErrConflict], and
+// stay. Content type and cache control are those of the first writer.
+func (s *Store) PutLogObject(ctx context.Context, path string, data []byte, contentType, cacheControl string) error {
+	if err := checkLogPath(path); err != nil {
+		return err
+	}
+	o := putOptions{createOnly: true, contentType: contentType, cacheControl: cacheControl}
+	_, err := s.put(ctx, s.cfg.LogBucket, path, data, sha256.Sum256(data), o)
+	if !isPrecondition(err) {
+		return describe("put", s.cfg.LogBucket, path, err)
+	}
+	stored, _, readErr := s.read(ctx, s.cfg.LogBucket, path, int64(len(data)))
+	switch {
+	case readErr == nil && bytes.Equal(stored, data):
+		return nil
+	case readErr == nil || errors.Is(readErr, ErrCorrupt):
+		return fmt.Errorf("put %s/%s: %w: other bytes are there", s.cfg.LogBucket, path, ErrConflict)
+	}
+	return readErr
+}
+
+// ReplaceLogObject stores an object of the log whatever was there. It is only for
+// what no signed checkpoint covers yet: tiles that a crashed batch left behind.
+// Repeating it with the same bytes is harmless.
+func (s *Store) ReplaceLogObject(ctx context.Context, path string, data []byte, contentType, cacheControl string) error {
+	if err := checkLogPath(path); err != nil {
+		return err
+	}
+	o := putOptions{contentType: contentType, cacheControl: cacheControl}
+	_, err := s.put(ctx, s.cfg.LogBucket, path, data, sha256.Sum256(data), o)
+	return describe("replace", s.cfg.LogBucket, path, err)
+}
+
+// ReadLogObject reads an object of the log whole: [ErrNotFound] if there is none,
+// [ErrCorrupt] if it has more than maxBytes bytes or not the checksum that the
+// server keeps for it.
+func (s *Store) ReadLogObject(ctx context.Context, path string, maxBytes int64) ([]byte, error) {
+	if err := checkLogPath(path); err != nil {
+		return nil, err
+	}
+	data, _, err := s.read(ctx, s.cfg.LogBucket, path, maxBytes)
+	return data, err
+}
+
+// ListLog yields path and size of all objects of the log whose path begins with
+// prefix, in the order of their paths' bytes. An error of yield ends the listing
+// and is returned.
+func (s *Store) ListLog(ctx context.Context, prefix string, yield func(path string, size int64) error) error {
+	opts := minio.ListObjectsOptions{Prefix: prefix, Recursive: true}
+	return s.list(ctx, s.cfg.LogBucket, opts, func(info minio.ObjectInfo) error {
+		if strings.HasPrefix(info.Key, probePrefix) {
+			return nil
+		}
+		return yield(info.Key, info.Size)
+	})
+}
+
+// checkLogPath refuses what a file system, a proxy or another server would take
+// for a different path.
+func checkLogPath(path string) error {
+	if path == "" || len(path) > 512 || strings.HasPrefix(path, probePrefix) {
+		return fmt.Errorf("%.80q is not a path of the log", path)
+	}
+	for part := range strings.SplitSeq(path, "/") {
+		if part == "" || part == "." || part == ".." {
+			return fmt.Errorf("%.80q is not a path of the log", path)
+		}
+	}
+	return nil
+}

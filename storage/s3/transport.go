@@ -1,0 +1,98 @@
+package s3
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+var errIdle = errors.New("server stopped sending")
+
+// transport adds to http.Transport the one time-out it lacks: a server that
+// stops in the middle of an answer's body. A reader who is slow to ask for more
+// doesn't count.
+type transport struct {
+	base http.RoundTripper
+	idle time.Duration
+}
+
+func newTransport(cfg Config) http.RoundTripper {
+	return &transport{idle: cfg.IdleTimeout, base: &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		TLSHandshakeTimeout:   10 * time.Second,
+		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12},
+		ResponseHeaderTimeout: cfg.RequestTimeout,
+		IdleConnTimeout:       time.Minute,
+		MaxIdleConns:          128,
+		MaxIdleConnsPerHost:   128,
+		WriteBufferSize:       64 << 10,
+		ReadBufferSize:        64 << 10,
+		DisableCompression:    true, // a range of an object is a range of its own bytes
+	}}
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	resp, err := t.base.RoundTrip(req.WithContext(ctx))
+	if err != nil {
+		cancel(err)
+		return nil, err
+	}
+	resp.Body = &idleBody{ReadCloser: resp.Body, idle: t.idle, cancel: cancel}
+	return resp, nil
+}
+
+// idleBody ends the request if one Read takes longer than idle.
+type idleBody struct {
+	io.ReadCloser
+	idle   time.Duration
+	cancel context.CancelCauseFunc
+}
+
+func (b *idleBody) Read(p []byte) (int, error) {
+	timer := time.AfterFunc(b.idle, func() { b.cancel(errIdle) })
+	n, err := b.ReadCloser.Read(p)
+	if !timer.Stop() && err != nil && err != io.EOF {
+		err = errIdle
+	}
+	return n, err
+}
+
+func (b *idleBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.cancel(nil)
+	return err
+}
+
+// requestBody is the body of one attempt of one request. net/http may go on
+// reading a body after the request has failed, which must not meet a buffer that
+// is in use for something else by then: after revoke, it reads nothing more.
+type requestBody struct {
+	mu   sync.Mutex
+	data *bytes.Reader // nil when revoked
+}
+
+func newRequestBody(data []byte) *requestBody { return &requestBody{data: bytes.NewReader(data)} }
+
+func (b *requestBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.data == nil {
+		return 0, errors.New("request is over")
+	}
+	return b.data.Read(p)
+}
+
+func (b *requestBody) revoke() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.data = nil
+}
