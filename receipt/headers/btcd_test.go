@@ -144,7 +144,7 @@ func TestAgreesWithBtcd(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			accepted, refused := 0, map[Rule]int{}
-			for seed := range uint64(60) {
+			for seed := range uint64(30) {
 				rnd := rand.New(rand.NewPCG(seed, 1))
 				m, ref := newMaker(t, p), newReference(&p)
 				for range 200 {
