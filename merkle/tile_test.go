@@ -281,6 +281,7 @@ func TestEncodeEntryBundleRefuses(t *testing.T) {
 		{"negative width", merkle.Bundle{Width: -1}, nil, "width -1 is not in 1 to 256"},
 		{"too wide", merkle.Bundle{Width: 257}, make([]calpe.Entry, 257), "width 257 is not in 1 to 256"},
 		{"beyond any log", merkle.Bundle{Index: math.MaxUint64, Width: 1}, make([]calpe.Entry, 1), "beyond the largest log"},
+		{"first entry beyond uint64", merkle.Bundle{Index: 1 << 56, Width: 1}, make([]calpe.Entry, 1), "beyond the largest log"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := merkle.EncodeEntryBundle(c.b, c.entries)
