@@ -166,6 +166,77 @@ type Submission struct {
 	Agency        *Agency // that Statement registers
 }
 
+// Check reports what a store would refuse in s whatever else is in the group, so
+// that one wrong submission is turned away before it can fail its whole group.
+func (s Submission) Check() error {
+	n := uint64(len(s.Commitments))
+	if n == 0 || n > MaxGroup {
+		return fmt.Errorf("submission has %d commitments, want 1 to %d", n, MaxGroup)
+	}
+	for i, c := range s.Commitments {
+		if c.IsVoid() {
+			return fmt.Errorf("commitment %d is the void commitment", i)
+		}
+	}
+	if (s.Document == nil) != (s.Key == nil) {
+		return errors.New("a document comes with its wrapped key, and a key with its document")
+	}
+	if s.Certification != nil && s.Document == nil {
+		return errors.New("a certification comes with its document")
+	}
+	if s.Agency != nil && s.Statement == nil {
+		return errors.New("an agency comes with the statement that registers it")
+	}
+	return s.checkRows(n)
+}
+
+func (s Submission) checkRows(n uint64) error {
+	if d := s.Document; d != nil {
+		if err := d.check(n); err != nil {
+			return fmt.Errorf("document: %w", err)
+		}
+		if s.Key.KeyID == "" || len(s.Key.KeyID) > 255 || len(s.Key.Wrapped) < 16 || len(s.Key.Wrapped) > 1024 {
+			return fmt.Errorf("wrapped key: id of %d and key of %d bytes, want 1 to 255 and 16 to 1024", len(s.Key.KeyID), len(s.Key.Wrapped))
+		}
+	}
+	if c := s.Certification; c != nil {
+		if c.Index >= n || c.Index != s.Document.Certification || len(c.Sealed) < 1 || len(c.Sealed) > maxSealed {
+			return fmt.Errorf("certification: relative index %d of %d, the document says %d; %d sealed bytes, want 1 to %d",
+				c.Index, n, s.Document.Certification, len(c.Sealed), maxSealed)
+		}
+	}
+	if t := s.Statement; t != nil && (t.Index >= n || len(t.Type) < 1 || len(t.Type) > 100 || len(t.Body) < 2 || len(t.Body) > maxStatement) {
+		return fmt.Errorf("statement: relative index %d of %d, type of %d and body of %d bytes, want 1 to 100 and 2 to %d",
+			t.Index, n, len(t.Type), len(t.Body), maxStatement)
+	}
+	if i := s.Idempotency; i != nil {
+		if err := checkOwner(i.Owner); err != nil {
+			return fmt.Errorf("idempotency: %w", err)
+		}
+		return checkTag("idempotency: request tag", i.RequestTag)
+	}
+	return nil
+}
+
+const (
+	maxSealed    = 1 << 16
+	maxStatement = 16384
+)
+
+func checkOwner(owner string) error {
+	if len(owner) < 1 || len(owner) > 255 {
+		return fmt.Errorf("owner of %d bytes, want 1 to 255", len(owner))
+	}
+	return nil
+}
+
+func checkTag(what string, tag []byte) error {
+	if len(tag) < 16 || len(tag) > 64 {
+		return fmt.Errorf("%s of %d bytes, want 16 to 64", what, len(tag))
+	}
+	return nil
+}
+
 // Idempotency says which request an owner's Idempotency-Key stood for, and what
 // that request was given. A caller sets Owner, KeyHash and RequestTag.
 type Idempotency struct {
@@ -238,6 +309,29 @@ type Document struct {
 	Created       time.Time
 }
 
+// check holds d, whose indices are relative to n entries, against the bounds of its row.
+func (d Document) check(n uint64) error {
+	if d.ID.IsZero() {
+		return errors.New("no id")
+	}
+	if err := checkOwner(d.Owner); err != nil {
+		return err
+	}
+	if d.Index >= n || d.Certification >= n || (d.Certification != 0 && d.Certification <= d.Index) {
+		return fmt.Errorf("relative index %d, certification %d, of %d entries", d.Index, d.Certification, n)
+	}
+	if len(d.Sealed) < 1 || len(d.Sealed) > maxSealed {
+		return fmt.Errorf("%d sealed bytes, want 1 to %d", len(d.Sealed), maxSealed)
+	}
+	if err := checkTag("digest tag", d.DigestTag); err != nil {
+		return err
+	}
+	if d.RetainUntil.IsZero() || d.Created.IsZero() {
+		return errors.New("no time of retention or of creation")
+	}
+	return d.Object.check()
+}
+
 // Object is where and how a document lies in object storage. It was durable
 // there before its row existed (I1).
 type Object struct {
@@ -247,6 +341,17 @@ type Object struct {
 	Size      int64  // bytes of the encrypted object
 	PartSize  int64  // bytes of each part but the last; a single PUT has one part
 	Checksum  string // as the server states it: plain SHA-256, or composite, base64
+}
+
+func (o Object) check() error {
+	if len(o.Name) < 1 || len(o.Name) > 1024 || len(o.VersionID) > 1024 || len(o.Checksum) < 1 || len(o.Checksum) > 255 {
+		return fmt.Errorf("object: name of %d, version of %d, checksum of %d bytes, want 1 to 1024, up to 1024, 1 to 255",
+			len(o.Name), len(o.VersionID), len(o.Checksum))
+	}
+	if o.PlainSize < 1 || o.Size < 1 || o.PartSize < 1 {
+		return fmt.Errorf("object: sizes %d, %d, %d, want at least 1 byte each", o.PlainSize, o.Size, o.PartSize)
+	}
+	return nil
 }
 
 // WrappedKey is a document's data key under a key-encryption key of the
