@@ -41,7 +41,7 @@ const (
 
 // maxCheckpointBytes bounds a stored checkpoint note: three lines, our
 // signature and those of a generous number of witnesses.
-const maxCheckpointBytes = 16 << 10
+const maxCheckpointBytes = 32 << 10
 
 const checkpointPrefix = "checkpoints/"
 
