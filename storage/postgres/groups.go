@@ -118,6 +118,10 @@ func rollback(ctx context.Context, conn *pgx.Conn) {
 
 // commit sends COMMIT, and finds out what happened if the answer doesn't say.
 func (db *DB) commit(ctx context.Context, conn *pgx.Conn, c *groupCommit) error {
+	if err := ctx.Err(); err != nil {
+		rollback(ctx, conn)
+		return notCommitted(translate("commit", err))
+	}
 	s := sessionOf(conn)
 	s.warned = false
 	tag, err := conn.Exec(ctx, "commit")
@@ -142,7 +146,9 @@ func (db *DB) commit(ctx context.Context, conn *pgx.Conn, c *groupCommit) error 
 var errRolledBack = errors.New("the server rolled the transaction back")
 
 // refused: the answer says that the transaction was rolled back. FATAL and
-// PANIC say only that the connection is over.
+// PANIC say only that the connection is over. pgconn.SafeToRetry is no help: when
+// the connection breaks after COMMIT was sent, pgx v5.12 reports a closed
+// connection, which claims that nothing was.
 func refused(tag pgconn.CommandTag, err error) bool {
 	if err == nil {
 		return tag.String() == "ROLLBACK"
@@ -150,7 +156,7 @@ func refused(tag pgconn.CommandTag, err error) bool {
 	if pe, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pe.SeverityUnlocalized == "ERROR"
 	}
-	return pgconn.SafeToRetry(err) // COMMIT never left this process
+	return false
 }
 
 // resolve learns what became of a COMMIT without an answer: nil if the group is
@@ -267,11 +273,13 @@ const readPage = calpe.MaxGroup
 // slice is fn's only until it returns. Memory is bounded by 4 MiB, and no
 // transaction is open while fn works, so fn may take its time; entries never
 // change (I2). An error of fn ends the reading and is returned as it is.
-// calpe.ErrNotDense names the first index that should be there and isn't.
+// calpe.ErrNotDense names the first index that should be there and isn't, or is
+// there twice.
 func (db *DB) ReadEntries(ctx context.Context, from, to uint64, fn func(first uint64, commitments []calpe.Commitment) error) error {
 	if to > calpe.MaxLogSize {
 		return fmt.Errorf("read entries: up to %d, but the largest log has %d", to, uint64(calpe.MaxLogSize))
 	}
+	var begun bool // so every further group begins just where the last one ended
 	for next := from; next < to; {
 		page, err := db.readPage(ctx, next, to)
 		if err != nil {
@@ -285,6 +293,10 @@ func (db *DB) ReadEntries(ctx context.Context, from, to uint64, fn func(first ui
 			if err != nil {
 				return fmt.Errorf("read entries: %w", err)
 			}
+			if begun && g.First != next {
+				return fmt.Errorf("read entries: %w: entry %d is in two groups", calpe.ErrNotDense, g.First)
+			}
+			begun = true
 			if err := fn(next, chunk); err != nil {
 				return err
 			}

@@ -35,12 +35,16 @@ SELECT current_setting('server_version_num')::int, current_setting('server_versi
 // commits, which recovery then declares.
 func (db *DB) CheckSettings(ctx context.Context, allowAsyncStandby bool) error {
 	var s settings
-	err := db.on(ctx).QueryRow(ctx, settingsSQL).Scan(&s.version, &s.versionText, &s.fsync, &s.fullPageWrites,
-		&s.synchronousCommit, &s.standby, &s.standbys, &s.synchronousNames)
-	if err != nil {
+	if err := db.on(ctx).QueryRow(ctx, settingsSQL).Scan(s.columns()...); err != nil {
 		return translate("read database settings", err)
 	}
 	return s.check(allowAsyncStandby)
+}
+
+// columns are those of settingsSQL.
+func (s *settings) columns() []any {
+	return []any{&s.version, &s.versionText, &s.fsync, &s.fullPageWrites,
+		&s.synchronousCommit, &s.standby, &s.standbys, &s.synchronousNames}
 }
 
 func (s settings) check(allowAsyncStandby bool) error {
