@@ -215,8 +215,8 @@ func (r *Recorder) Record(ctx context.Context, submission calpe.Submission) (Rec
 	if err := submission.Check(); err != nil {
 		return Recorded{}, &calpe.Error{Code: calpe.CodeInvalidRequest, Message: "the submission can't be recorded as it is: " + err.Error(), Err: err}
 	}
-	if _, wait, err := r.gate.tryAdmit(); err != nil || wait != nil {
-		return Recorded{}, refusal(err)
+	if err := r.ready(); err != nil {
+		return Recorded{}, err
 	}
 	w := &waiter{submission: submission, answer: make(chan answer, 1)}
 	switch full, closed := r.queue.push(w); {
@@ -231,6 +231,23 @@ func (r *Recorder) Record(ctx context.Context, submission calpe.Submission) (Rec
 	case <-ctx.Done():
 		return Recorded{}, maybe(context.Cause(ctx))
 	}
+}
+
+// ready is nil while submissions are taken.
+func (r *Recorder) ready() error {
+	if _, _, err := r.gate.tryAdmit(); err != nil {
+		return refusal(err)
+	}
+	return nil
+}
+
+// Wait returns nil as soon as submissions are taken, or why they won't be: for
+// a program that records one thing and ends.
+func (r *Recorder) Wait(ctx context.Context) error {
+	if _, err := r.gate.admit(ctx); err != nil {
+		return refusal(err)
+	}
+	return nil
 }
 
 // recorded turns an answer into what the caller gets.
