@@ -47,7 +47,7 @@ const (
 // that time, which is rounded up to a second, and returns when the server states
 // that it is. An empty mode means [Compliance]. A version that is held at least as
 // long and as strongly already is left as it is, so that a loop may call it again
-// after any failure. A document that is gone is [ErrNotFound].
+// after any failure. A document that is gone is [calpe.ErrNotFound].
 func (s *Store) RetainDocument(ctx context.Context, name, versionID string, until time.Time, mode RetentionMode) error {
 	if err := checkDocumentName(name); err != nil {
 		return err

@@ -6,17 +6,18 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/calpe/calpe"
 	"github.com/minio/minio-go/v7"
 )
 
-// What a caller can act on. All other errors mean that the server didn't do what
+// What a caller can act on, beside [calpe.ErrNotFound] for an object that isn't
+// there. All other errors mean that the server didn't do what
 // it was asked, or that nobody knows; the method's comment says what to do then.
 var (
-	// ErrNotFound: there is no such object.
-	ErrNotFound = errors.New("object not found")
 	// ErrConflict: the object is there with other bytes, or was changed since the
 	// caller read it. Nothing was written. Trying again without reading doesn't help.
-	ErrConflict = errors.New("object was written by someone else")
+	// It is a [calpe.ErrExists].
+	ErrConflict = fmt.Errorf("object was written by someone else: %w", calpe.ErrExists)
 	// ErrLocked: Object Lock keeps the object; it can't be deleted yet.
 	ErrLocked = errors.New("object is under Object Lock")
 	// ErrCorrupt: what the server gave or stated isn't what was stored. Plaintext
@@ -93,7 +94,7 @@ func describe(op, bucket, object string, err error) error {
 		return nil
 	}
 	if isNotFound(err) {
-		return fmt.Errorf("%s %s/%s: %w (%w)", op, bucket, object, ErrNotFound, err)
+		return fmt.Errorf("%s %s/%s: %w (%w)", op, bucket, object, calpe.ErrNotFound, err)
 	}
 	return fmt.Errorf("%s %s/%s: %w", op, bucket, object, err)
 }

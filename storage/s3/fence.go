@@ -12,7 +12,7 @@ const (
 )
 
 // ReadFence reads the fence and its ETag, which [Store.ReplaceFence] takes.
-// [ErrNotFound]: nobody has written one yet. What the bytes mean is the caller's.
+// [calpe.ErrNotFound]: nobody has written one yet. What the bytes mean is the caller's.
 func (s *Store) ReadFence(ctx context.Context) (data []byte, etag string, err error) {
 	data, info, err := s.read(ctx, s.cfg.DocumentsBucket, fenceName, maxFenceSize)
 	if err != nil {
@@ -27,7 +27,7 @@ func (s *Store) ReadFence(ctx context.Context) (data []byte, etag string, err er
 // ReplaceFence writes the fence if its ETag is still etag, or, if etag is empty, if
 // there is none; of many writers with the same etag exactly one wins. The others
 // get [ErrConflict] and have written nothing. A fence that has vanished is
-// [ErrNotFound].
+// [calpe.ErrNotFound].
 //
 // It is sent once and never again by itself: after any other error nobody knows
 // whether it was applied, and the caller must read the fence before it goes on.

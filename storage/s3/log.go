@@ -47,7 +47,7 @@ func (s *Store) ReplaceLogObject(ctx context.Context, path string, data []byte, 
 	return describe("replace", s.cfg.LogBucket, path, err)
 }
 
-// ReadLogObject reads an object of the log whole: [ErrNotFound] if there is none,
+// ReadLogObject reads an object of the log whole: [calpe.ErrNotFound] if there is none,
 // [ErrCorrupt] if it has more than maxBytes bytes or not the checksum that the
 // server keeps for it.
 func (s *Store) ReadLogObject(ctx context.Context, path string, maxBytes int64) ([]byte, error) {
@@ -58,18 +58,25 @@ func (s *Store) ReadLogObject(ctx context.Context, path string, maxBytes int64) 
 	return data, err
 }
 
-// ListLog yields path and size of all objects of the log whose path begins with
-// prefix, in the order of their paths' bytes. An error of yield ends the listing
-// and is returned.
-func (s *Store) ListLog(ctx context.Context, prefix string, yield func(path string, size int64) error) error {
-	opts := minio.ListObjectsOptions{Prefix: prefix, Recursive: true}
-	return s.list(ctx, s.cfg.LogBucket, opts, func(info minio.ObjectInfo) error {
-		if strings.HasPrefix(info.Key, probePrefix) {
-			return nil
+// ListLog yields the paths of the log's objects that begin with prefix and sort
+// after startAfter ("": all of them), in the order of their bytes, until yield
+// returns false.
+func (s *Store) ListLog(ctx context.Context, prefix, startAfter string, yield func(path string) bool) error {
+	opts := minio.ListObjectsOptions{Prefix: prefix, StartAfter: startAfter, Recursive: true}
+	err := s.list(ctx, s.cfg.LogBucket, opts, func(info minio.ObjectInfo) error {
+		if !strings.HasPrefix(info.Key, probePrefix) && !yield(info.Key) {
+			return errEnough
 		}
-		return yield(info.Key, info.Size)
+		return nil
 	})
+	if err == errEnough {
+		return nil
+	}
+	return err
 }
+
+// errEnough ends a listing without a failure.
+var errEnough = errors.New("enough")
 
 // checkLogPath refuses what a file system, a proxy or another server would take
 // for a different path.

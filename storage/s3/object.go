@@ -86,7 +86,9 @@ func (s *Store) read(ctx context.Context, bucket, name string, maxBytes int64) (
 }
 
 func (s *Store) readOnce(ctx context.Context, bucket, name string, maxBytes int64) ([]byte, minio.ObjectInfo, error) {
-	body, info, _, err := s.core.GetObject(ctx, bucket, name, minio.GetObjectOptions{Checksum: true})
+	opts := minio.GetObjectOptions{}
+	opts.Set("X-Amz-Checksum-Mode", "ENABLED") // the library's own check gives an error that can't be told from others
+	body, info, _, err := s.core.GetObject(ctx, bucket, name, opts)
 	if err != nil {
 		return nil, info, err
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 
+	"github.com/calpe/calpe"
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/sio"
 )
@@ -39,10 +40,10 @@ func sealedSize(plain int64) int64 {
 // document has verified that it is the end. A connection that breaks is taken up
 // again where it broke, a bounded number of times without progress.
 //
-// A missing object is [ErrNotFound], here and not at the first Read. The reader
+// A missing object is [calpe.ErrNotFound], here and not at the first Read. The reader
 // holds a connection and about 128 KiB until it is closed, and ends with ctx. It
 // is for one goroutine.
-func (s *Store) OpenDocument(ctx context.Context, object Object, key [32]byte, offset, length int64) (io.ReadCloser, error) {
+func (s *Store) OpenDocument(ctx context.Context, object calpe.Object, key [32]byte, offset, length int64) (io.ReadCloser, error) {
 	if err := checkDocumentName(object.Name); err != nil {
 		return nil, err
 	}

@@ -19,18 +19,6 @@ import (
 	"github.com/minio/sio"
 )
 
-// Object is one stored document: what must be kept to read it again and to prove
-// that the server still has it.
-type Object struct {
-	Name      string       // in the documents bucket
-	VersionID string       // the version to read and to retain
-	PlainSize int64        // bytes of the document
-	Size      int64        // bytes of the object: the ciphertext
-	PartSize  int64        // bytes of each uploaded part but the last
-	Checksum  string       // X-Amz-Checksum-Sha256: of the object, or of its parts' checksums with "-" and their number
-	Digest    calpe.Digest // SHA-256 of the document
-}
-
 const (
 	headerChecksum          = "X-Amz-Checksum-Sha256"
 	headerChecksumAlgorithm = "X-Amz-Checksum-Algorithm"
@@ -39,7 +27,9 @@ const (
 
 // PutDocument reads a document from r to its end, hashing and encrypting on the
 // way, and stores the ciphertext under name. When it returns nil the object is
-// complete and the server has stated the checksum that was computed here (I1).
+// complete and the server has stated the checksum that was computed here (I1). It
+// returns what must be kept to read the object again and to prove that the server
+// still has it, and the SHA-256 of the document.
 //
 // Name and key must be fresh, from [NewDocumentName] and a new data key, for every
 // call, also for a second attempt after an error: after an ambiguous failure an
@@ -56,29 +46,28 @@ const (
 // empty-document; a [ReadError] if r failed; everything else is the storage's.
 // After any of them, parts and object have been removed again as far as the
 // server could be reached, also if ctx has ended.
-func (s *Store) PutDocument(ctx context.Context, name string, key [32]byte, r io.Reader, limit int64) (Object, error) {
+func (s *Store) PutDocument(ctx context.Context, name string, key [32]byte, r io.Reader, limit int64) (calpe.Object, calpe.Digest, error) {
 	if err := checkDocumentName(name); err != nil {
-		return Object{}, err
+		return calpe.Object{}, calpe.Digest{}, err
 	}
 	if limit <= 0 {
-		return Object{}, fmt.Errorf("limit of document is %d bytes, want more than 0", limit)
+		return calpe.Object{}, calpe.Digest{}, fmt.Errorf("limit of document is %d bytes, want more than 0", limit)
 	}
 	src := &source{ctx: ctx, r: r, hash: sha256.New(), limit: min(limit, s.maxSize)}
 	encrypted, err := sio.EncryptReader(src, dareConfig(key, 0))
 	if err != nil {
-		return Object{}, fmt.Errorf("encrypt document: %w", err)
+		return calpe.Object{}, calpe.Digest{}, fmt.Errorf("encrypt document: %w", err)
 	}
 	u := &upload{store: s, name: name, parts: partReader{r: encrypted}}
 	defer u.release()
 	if err := u.run(ctx); err != nil {
 		u.remove(ctx)
-		return Object{}, fmt.Errorf("put document: %w", err)
+		return calpe.Object{}, calpe.Digest{}, fmt.Errorf("put document: %w", err)
 	}
 	commitpoint.Reached(commitpoint.ObjectStored)
 	u.object.PlainSize = src.size
 	u.object.PartSize = s.cfg.PartSize
-	src.hash.Sum(u.object.Digest[:0])
-	return u.object, nil
+	return u.object, calpe.Digest(src.hash.Sum(nil)), nil
 }
 
 // dareConfig is the stored format: DARE 2.0 with AES-256-GCM, and no other.
@@ -182,7 +171,7 @@ type upload struct {
 	store  *Store
 	name   string
 	parts  partReader
-	object Object
+	object calpe.Object
 
 	small   []byte        // held, or nil
 	part    []byte        // held, or nil: the part buffer being filled
@@ -239,7 +228,7 @@ func (u *upload) release() {
 // putWhole stores the ciphertext with one request.
 func (u *upload) putWhole(ctx context.Context, data []byte) error {
 	s, sum := u.store, sha256.Sum256(data)
-	u.object = Object{Name: u.name, Size: int64(len(data)), Checksum: base64.StdEncoding.EncodeToString(sum[:])}
+	u.object = calpe.Object{Name: u.name, Size: int64(len(data)), Checksum: base64.StdEncoding.EncodeToString(sum[:])}
 	u.tried = true
 	// Crash here or before the caller's record: an object that no row names. The
 	// orphan sweep removes it.

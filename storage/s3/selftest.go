@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/calpe/calpe"
 	"github.com/minio/minio-go/v7"
 )
 
@@ -245,7 +246,7 @@ func (t *probe) shorten(ctx context.Context, name, version string, mode minio.Re
 // version is still there.
 func (t *probe) stillThere(ctx context.Context, name, version string) error {
 	info, err := t.store.stat(ctx, t.bucket, name, version)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, calpe.ErrNotFound) {
 		return t.broken("a locked version was deleted although the server refused to", otherServer)
 	}
 	if err != nil {
