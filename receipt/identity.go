@@ -2,11 +2,11 @@ package receipt
 
 import (
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"slices"
 
 	calpe "github.com/calpe/calpe"
+	"github.com/calpe/calpe/receipt/headers"
 	"github.com/calpe/calpe/receipt/statement"
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -84,8 +84,7 @@ func ParseIdentity(data []byte) (Identity, error) {
 	return id, id.Validate()
 }
 
-// Validate checks every member, and names the one that is wrong. That the
-// genesis block is the network's shows when a chain of headers is there.
+// Validate checks every member, and names the one that is wrong.
 func (id Identity) Validate() error {
 	if err := id.validate(); err != nil {
 		return fmt.Errorf("log identity: %w", err)
@@ -97,11 +96,8 @@ func (id Identity) validate() error {
 	if err := CheckOrigin(id.Origin); err != nil {
 		return err
 	}
-	if n, err := calpe.ParseNetwork(string(id.Network)); err != nil || n != id.Network {
-		return fmt.Errorf("network %.32q is not one that formats.md names", id.Network)
-	}
-	if id.Genesis == (calpe.BlockHash{}) {
-		return errors.New("genesis is all zero")
+	if err := checkNetwork(id.Network, id.Genesis); err != nil {
+		return err
 	}
 	seen := make(map[string]bool)
 	for _, list := range []struct {
@@ -115,6 +111,21 @@ func (id Identity) validate() error {
 		if err := checkKeys(list.keys, list.name, seen); err != nil {
 			return fmt.Errorf("%s: %w", list.member, err)
 		}
+	}
+	return nil
+}
+
+// checkNetwork demands a network with the block that it begins with.
+func checkNetwork(network calpe.Network, genesis calpe.BlockHash) error {
+	if n, err := calpe.ParseNetwork(string(network)); err != nil || n != network {
+		return fmt.Errorf("network %.32q is not one that formats.md names", network)
+	}
+	params, err := headers.ParamsFor(network)
+	if err != nil {
+		return err
+	}
+	if want := doubleHash(params.Genesis[:]); genesis != want {
+		return fmt.Errorf("genesis is %s, that of %s is %s", genesis, network, want)
 	}
 	return nil
 }

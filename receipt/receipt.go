@@ -334,8 +334,8 @@ func (p *parsed) parseAnchor() (err error) {
 }
 
 func (a *Anchor) validate() error {
-	if n, err := calpe.ParseNetwork(string(a.Network)); err != nil || n != a.Network {
-		return fmt.Errorf("network %.32q is not one that formats.md names", a.Network)
+	if err := checkNetwork(a.Network, a.Genesis); err != nil {
+		return err
 	}
 	if len(a.Header) != calpe.HeaderSize {
 		return fmt.Errorf("header has %d bytes, want %d", len(a.Header), calpe.HeaderSize)

@@ -46,7 +46,7 @@ func Decode(data []byte, v any) error {
 		return err
 	}
 	if err := json.Unmarshal(read, v, json.RejectUnknownMembers(true)); err != nil {
-		return err
+		return inWords(err)
 	}
 	written, err := json.Marshal(v)
 	if err != nil {
@@ -59,6 +59,33 @@ func Decode(data []byte, v any) error {
 		return fmt.Errorf("JSON: %s", difference(read, written))
 	}
 	return nil
+}
+
+// inWords says what is wrong with a member without naming the types of this
+// program, which the reader of a receipt doesn't know.
+func inWords(err error) error {
+	e, ok := errors.AsType[*json.SemanticError](err)
+	switch {
+	case !ok:
+		return err
+	case e.Err == nil:
+		return fmt.Errorf("JSON: at %q: %s is not what belongs there", e.JSONPointer, kindName(e.JSONKind))
+	}
+	return fmt.Errorf("JSON: at %q: %w", e.JSONPointer, e.Err)
+}
+
+func kindName(k jsontext.Kind) string {
+	switch k {
+	case '"':
+		return "a string"
+	case '0':
+		return "a number"
+	case '{':
+		return "an object"
+	case '[':
+		return "an array"
+	}
+	return "this value"
 }
 
 // checkStrict walks data once. Duplicate members, wrong UTF-8 and a byte order
