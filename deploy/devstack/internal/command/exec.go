@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/calpe/calpe/deploy/devstack/internal/bitcoin"
 	"github.com/calpe/calpe/deploy/devstack/internal/postgres"
@@ -35,7 +36,9 @@ func (c *execCmd) Run(a *app) (err error) {
 	if len(argv) == 0 {
 		return errors.New("exec: no command after --")
 	}
-	process.SweepDirs(os.TempDir(), tempPrefix)
+	caught := process.CatchSignals()
+	defer caught.Stop()
+	process.SweepDirs(os.TempDir(), tempPrefix, time.Now().Add(-time.Minute))
 	dir, err := os.MkdirTemp("", tempPrefix)
 	if err != nil {
 		return fmt.Errorf("make folder: %w", err)
@@ -52,7 +55,7 @@ func (c *execCmd) Run(a *app) (err error) {
 		return err
 	}
 	defer s.Stop()
-	code, err := c.guarded(s, argv)
+	code, err := c.guarded(s, argv, caught)
 	if failed := s.Failures(); failed != nil {
 		err = errors.Join(err, failed)
 	}
@@ -81,7 +84,7 @@ func (c *execCmd) start(a *app, dir string) (*stack.Stack, error) {
 
 // guarded runs argv below a second process of ours, which sees to it that
 // nothing of it stays behind, even when we are killed.
-func (c *execCmd) guarded(s *stack.Stack, argv []string) (int, error) {
+func (c *execCmd) guarded(s *stack.Stack, argv []string, caught *process.Signals) (int, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return 0, fmt.Errorf("find own program: %w", err)
@@ -95,8 +98,7 @@ func (c *execCmd) guarded(s *stack.Stack, argv []string) (int, error) {
 	if err := cmd.Start(); err != nil {
 		return 0, fmt.Errorf("start guard: %w", err)
 	}
-	stop := process.ForwardSignals(cmd.Process)
-	defer stop()
+	caught.ForwardTo(cmd.Process)
 	err = cmd.Wait()
 	if ee := (*exec.ExitError)(nil); errors.As(err, &ee) {
 		return process.ExitCode(ee.ProcessState), nil

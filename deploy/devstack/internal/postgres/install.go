@@ -27,10 +27,10 @@ var npmFiles embed.FS
 
 // aptScript installs Debian's or Ubuntu's package by name. Unless told
 // otherwise the package makes and starts a server of its own; the setting that
-// forbids this lives only as long as the installation.
+// forbids this, in the folder $1, lives only as long as the installation.
 const aptScript = `set -eu
 export DEBIAN_FRONTEND=noninteractive
-dir=/etc/postgresql-common/createcluster.d
+dir=$1
 mkdir -p "$dir"
 trap 'rm -f "$dir/calpe-devstack.conf"' EXIT
 echo "create_main_cluster = false" > "$dir/calpe-devstack.conf"
@@ -38,13 +38,16 @@ apt-get -q -o DPkg::Lock::Timeout=120 update
 apt-get -q -o DPkg::Lock::Timeout=120 install -y --no-install-recommends postgresql
 `
 
+// clusterConf is where postgresql-common reads such settings.
+const clusterConf = "/etc/postgresql-common/createcluster.d"
+
 // install installs PostgreSQL by the first way that works: apt (as root, or
 // through sudo without a password), then npm.
 func install(ctx context.Context, cfg Config) error {
 	ctx, cancel := context.WithTimeout(ctx, installTimeout)
 	defer cancel()
 	cfg.Log.InfoContext(ctx, "no PostgreSQL found, installing it, first time only")
-	aptErr := installApt(ctx)
+	aptErr := installApt(ctx, clusterConf)
 	if aptErr == nil {
 		return nil
 	}
@@ -57,11 +60,11 @@ func install(ctx context.Context, cfg Config) error {
 
 // installApt isn't ended with us, unlike other children: dpkg should not be
 // interrupted half way.
-func installApt(ctx context.Context) error {
+func installApt(ctx context.Context, confDir string) error {
 	if _, err := exec.LookPath("apt-get"); err != nil {
 		return err
 	}
-	argv := []string{"sh", "-c", aptScript}
+	argv := []string{"sh", "-c", aptScript, "sh", confDir}
 	if os.Geteuid() != 0 {
 		if _, err := exec.LookPath("sudo"); err != nil {
 			return fmt.Errorf("not root: %w", err)

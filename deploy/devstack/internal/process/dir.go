@@ -65,15 +65,16 @@ func WaitLock(ctx context.Context, path string) (*Lock, error) {
 func (l *Lock) Unlock() { l.file.Close() }
 
 // SweepDirs removes the folders prefix* in parent that no living devstack
-// holds: what a stack that was killed left behind. It is best effort.
-func SweepDirs(parent, prefix string) {
+// holds: what a stack that was killed left behind. A folder that changed after
+// the time young stays, as it may just be being made. It is best effort.
+func SweepDirs(parent, prefix string, young time.Time) {
 	dirs, err := filepath.Glob(filepath.Join(parent, prefix+"*"))
 	if err != nil {
 		return
 	}
 	for _, dir := range dirs {
-		if _, err := os.Stat(filepath.Join(dir, lockName)); err != nil {
-			continue // just being made, or not ours
+		if st, err := os.Stat(filepath.Join(dir, lockName)); err != nil || st.ModTime().After(young) {
+			continue
 		}
 		if l, err := lockFile(filepath.Join(dir, lockName)); err == nil {
 			os.RemoveAll(dir)

@@ -55,6 +55,8 @@ func Guard(ctx context.Context, argv []string) (int, error) {
 	setDeathSignal(sys, syscall.SIGKILL)
 	cmd.SysProcAttr = sys
 
+	signals := CatchSignals()
+	defer signals.Stop()
 	// The thread that forks must live as long as the command: see Process.run.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -65,8 +67,7 @@ func Guard(ctx context.Context, argv []string) (int, error) {
 	go func() { ended <- cmd.Wait() }()
 	defer killDescendants(killGrace)
 
-	stop := ForwardSignals(cmd.Process)
-	defer stop()
+	signals.ForwardTo(cmd.Process)
 	select {
 	case err := <-ended:
 		return ExitCode(cmd.ProcessState), exitError(err)
@@ -94,19 +95,32 @@ func ExitCode(st *os.ProcessState) int {
 	return st.ExitCode()
 }
 
-// ForwardSignals passes SIGTERM, SIGHUP, SIGQUIT and SIGINT on to child, until
-// the returned function is called. A SIGINT or SIGQUIT is not passed on when we
-// are in the terminal's foreground: then the terminal has sent it to the whole
-// group, and a second Ctrl-C means "at once" to many programs.
-func ForwardSignals(child *os.Process) (stop func()) {
-	signals, quit := make(chan os.Signal, 8), make(chan struct{})
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT)
+// Signals holds the signals that ask us to end, until they can be passed on to
+// the command that they are meant for.
+type Signals struct {
+	caught chan os.Signal
+	quit   chan struct{}
+}
+
+// CatchSignals begins to hold SIGTERM, SIGHUP, SIGINT and SIGQUIT. Call Stop
+// in the end.
+func CatchSignals() *Signals {
+	s := &Signals{caught: make(chan os.Signal, 8), quit: make(chan struct{})}
+	signal.Notify(s.caught, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT)
+	return s
+}
+
+// ForwardTo passes the signals on to child, those caught already too. A SIGINT
+// or SIGQUIT is not passed on when we are in the terminal's foreground: then
+// the terminal has sent it to the whole group, and to many programs a second
+// Ctrl-C means "at once".
+func (s *Signals) ForwardTo(child *os.Process) {
 	go func() {
 		for {
 			select {
-			case <-quit:
+			case <-s.quit:
 				return
-			case sig := <-signals:
+			case sig := <-s.caught:
 				if keyboard := sig == syscall.SIGINT || sig == syscall.SIGQUIT; keyboard && inForeground() {
 					continue
 				}
@@ -114,7 +128,12 @@ func ForwardSignals(child *os.Process) (stop func()) {
 			}
 		}
 	}()
-	return func() { signal.Stop(signals); close(quit) }
+}
+
+// Stop ends the catching. Call it once.
+func (s *Signals) Stop() {
+	signal.Stop(s.caught)
+	close(s.quit)
 }
 
 func inForeground() bool {
