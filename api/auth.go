@@ -18,8 +18,8 @@ const (
 	ScopeCommitments = "commitments" // submit commitments
 )
 
-// tokenPrefix opens every token, so that scanners for leaked secrets find it.
-const tokenPrefix = "calpe_"
+// TokenPrefix opens every token, so that scanners for leaked secrets find it.
+const TokenPrefix = "calpe_"
 
 const maxTokenLength = 128
 
@@ -39,7 +39,7 @@ func HashToken(token string) calpe.Hash { return sha256.Sum256([]byte(token)) }
 func (s *Server) authenticate(r *http.Request, scope string) (owner string, err error) {
 	refused := calpe.Errorf(calpe.CodeUnauthorized, "Send a valid token as \"Authorization: Bearer …\".")
 	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !ok || !strings.EqualFold(scheme, "Bearer") || len(token) > maxTokenLength || !strings.HasPrefix(token, tokenPrefix) {
+	if !ok || !strings.EqualFold(scheme, "Bearer") || len(token) > maxTokenLength || !strings.HasPrefix(token, TokenPrefix) {
 		return "", refused
 	}
 	hash := HashToken(token)

@@ -68,15 +68,21 @@ func Issue(e Evidence) (Receipt, error) {
 			r.Certification.Path, r.Certification.Agency.Path = present(c.Path), present(c.AgencyPath)
 		}
 	}
-	if a := e.Anchor; a != nil {
-		r.Anchor = &Anchor{Network: e.Identity.Network, Genesis: e.Identity.Genesis, Height: a.Height, Header: bytes.Clone(a.Header[:]),
-			Transaction: bytes.Clone(a.Tx), Position: a.Position, Branch: slices.Clone(a.Branch),
-			Coinbase: bytes.Clone(a.Coinbase), CoinbaseBranch: slices.Clone(a.CoinbaseBranch)}
+	if e.Anchor != nil {
+		r.Anchor = NewAnchor(e.Identity, *e.Anchor)
 	}
 	if err := checkIssued(r, e); err != nil {
 		return Receipt{}, err
 	}
 	return r, nil
+}
+
+// NewAnchor is a as a receipt of that log shows it, and a copy of it. It checks
+// nothing.
+func NewAnchor(id Identity, a calpe.Anchor) *Anchor {
+	return &Anchor{Network: id.Network, Genesis: id.Genesis, Height: a.Height, Header: bytes.Clone(a.Header[:]),
+		Transaction: bytes.Clone(a.Tx), Position: a.Position, Branch: slices.Clone(a.Branch),
+		Coinbase: bytes.Clone(a.Coinbase), CoinbaseBranch: slices.Clone(a.CoinbaseBranch)}
 }
 
 // present makes an empty path one that is written.

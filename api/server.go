@@ -1,0 +1,243 @@
+// Package api is Calpe's HTTP interface: routes, limits, authentication, error
+// answers, and the read side of the public log. What an upload means is in
+// package intake; here is only how it is said over HTTP.
+//
+// Every answer that isn't a success is problem+json with a stable code
+// (docs/errors.md). Every body is bounded in size and time.
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/intake"
+	"github.com/calpe/calpe/receipt"
+)
+
+// Intake takes documents and commitments, and gives documents back.
+type Intake interface {
+	Upload(ctx context.Context, u intake.Upload) (intake.Uploaded, error)
+	Commit(ctx context.Context, c intake.Commitments) (intake.Recorded, error)
+	// Document gives a document to its owner; for anybody else it is
+	// CodeNotFound, as if there were none.
+	Document(ctx context.Context, id calpe.DocumentID, owner string) (intake.Document, error)
+	Content(ctx context.Context, id calpe.DocumentID, owner string, offset, length int64) (io.ReadCloser, error)
+}
+
+// Dependency is something that the server needs in order to work.
+type Dependency struct {
+	Name string
+	// Check returns nil while the dependency works. It must respect ctx.
+	Check func(ctx context.Context) error
+}
+
+// Config is what a [Server] needs. All fields are required, unless they say
+// what stands in for them.
+type Config struct {
+	Intake           Intake
+	Tokens           Tokens
+	Entries          Entries
+	Anchors          Anchors
+	Proofs           Proofs
+	Acknowledgements Acknowledgements
+	Agencies         Agencies
+	Watermarks       Watermarks
+	Objects          LogObjects
+	Identity         receipt.Identity
+	Ready            []Dependency
+	MaxDocument      int64 // bytes
+	Pace             Pace
+	Now              func() time.Time
+	Logger           *slog.Logger
+}
+
+// Server answers HTTP requests. It is safe for concurrent use.
+type Server struct {
+	cfg     Config
+	log     *slog.Logger
+	issuer  issuer
+	handler http.Handler
+}
+
+// New checks cfg and makes the handler.
+func New(cfg Config) (*Server, error) {
+	for _, part := range []any{cfg.Intake, cfg.Tokens, cfg.Entries, cfg.Anchors, cfg.Proofs, cfg.Acknowledgements, cfg.Agencies, cfg.Watermarks, cfg.Objects} {
+		if part == nil {
+			return nil, errors.New("api: a part of the server is missing in its Config")
+		}
+	}
+	if cfg.MaxDocument <= 0 {
+		return nil, errors.New("api: MaxDocument must be positive")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	cfg.Pace = cfg.Pace.withDefaults()
+	if err := cfg.Identity.Validate(); err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, log: cfg.Logger}
+	s.issuer = issuer{
+		entries: cfg.Entries, anchors: cfg.Anchors, proofs: cfg.Proofs, acks: cfg.Acknowledgements,
+		agencies: cfg.Agencies, identity: cfg.Identity,
+	}
+	s.handler = s.routes()
+	return s, nil
+}
+
+// ServeHTTP implements [http.Handler].
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+
+func (s *Server) routes() http.Handler {
+	mux := chi.NewRouter()
+	mux.Use(s.recoverPanic, s.secureHeaders)
+	mux.NotFound(s.handle(func(http.ResponseWriter, *http.Request) error {
+		return calpe.Errorf(calpe.CodeNotFound, "There is nothing at this address.")
+	}))
+	mux.MethodNotAllowed(s.handle(func(_ http.ResponseWriter, r *http.Request) error {
+		return calpe.Errorf(calpe.CodeMethodNotAllowed, "%s is not possible here.", r.Method)
+	}))
+
+	mux.Get("/livez", s.handle(s.live))
+	mux.Get("/readyz", s.handle(s.ready))
+
+	mux.Post("/v1/documents", s.handle(s.postDocument))
+	mux.Get("/v1/documents/{id}", s.handle(s.getDocument))
+	mux.Get("/v1/documents/{id}/receipt", s.handle(s.getReceipt))
+	mux.Get("/v1/documents/{id}/content", s.handle(s.getContent))
+	mux.Post("/v1/commitments", s.handle(s.postCommitment))
+	mux.Get("/v1/entries/{index}", s.handle(s.getEntry))
+	mux.Get("/v1/identity", s.handle(s.getIdentity))
+	mux.Get("/v1/status", s.handle(s.getStatus))
+
+	mux.Get("/log/checkpoint", s.handle(s.getCheckpoint))
+	mux.Get("/log/tile/*", s.handle(s.getTile))
+	return mux
+}
+
+// handlerFunc answers the request, or returns why it can't. It must not have
+// written anything when it returns an error.
+type handlerFunc func(w http.ResponseWriter, r *http.Request) error
+
+func (s *Server) handle(h handlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err := h(w, r); err != nil {
+			s.fail(w, r, err)
+		}
+	}
+}
+
+// recoverPanic keeps one request's defect from being everybody's. A handler
+// that aborts on purpose (a body that broke off after its header) passes.
+func (s *Server) recoverPanic(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			v := recover()
+			if v == nil {
+				return
+			}
+			if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+				panic(v)
+			}
+			s.log.ErrorContext(r.Context(), "request panicked", slog.String("route", routeOf(r)),
+				slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
+			s.fail(w, r, calpe.Errorf(calpe.CodeInternal, ""))
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// secureHeaders says on every answer what nobody should do with it.
+func (s *Server) secureHeaders(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		h.Set("Referrer-Policy", "no-referrer")
+		next.ServeHTTP(w, r)
+	})
+}
+
+// routeOf is the pattern that the request matched: a log line must not hold
+// what a client put into the path.
+func routeOf(r *http.Request) string {
+	if c := chi.RouteContext(r.Context()); c != nil {
+		return c.RoutePattern()
+	}
+	return ""
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if w.Header().Get("Cache-Control") == "" {
+		w.Header().Set("Cache-Control", "no-store")
+	}
+	w.WriteHeader(status)
+	// The status is out: a client that is gone can't be told anything more.
+	_, _ = w.Write(append(body, '\n'))
+	return nil
+}
+
+// maxReadyCheck bounds each dependency's check: a load balancer asks often.
+const maxReadyCheck = 3 * time.Second
+
+// live says that the process runs; it asks nobody else.
+func (s *Server) live(w http.ResponseWriter, _ *http.Request) error {
+	return writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+}
+
+type readiness struct {
+	Status string            `json:"status"`
+	Checks map[string]string `json:"checks"`
+}
+
+// ready names each dependency and whether it works. Why one doesn't is in the
+// log: an error's text may name hosts.
+func (s *Server) ready(w http.ResponseWriter, r *http.Request) error {
+	answer := readiness{Status: "ok", Checks: map[string]string{}}
+	status := http.StatusOK
+	type result struct {
+		name string
+		err  error
+	}
+	results := make(chan result, len(s.cfg.Ready))
+	for _, d := range s.cfg.Ready {
+		go func() {
+			ctx, cancel := context.WithTimeout(r.Context(), maxReadyCheck)
+			defer cancel()
+			results <- result{d.Name, d.Check(ctx)}
+		}()
+	}
+	for range s.cfg.Ready {
+		got := <-results
+		answer.Checks[got.name] = "ok"
+		if got.err != nil {
+			answer.Checks[got.name], answer.Status, status = "down", "down", http.StatusServiceUnavailable
+			s.log.WarnContext(r.Context(), "dependency is down", slog.String("dependency", got.name), slog.Any("error", got.err))
+		}
+	}
+	return writeJSON(w, status, answer)
+}
+
+func (s *Server) getIdentity(w http.ResponseWriter, _ *http.Request) error {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "public, max-age=3600")
+	_, _ = w.Write(s.cfg.Identity.Canonical())
+	return nil
+}
