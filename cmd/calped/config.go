@@ -24,7 +24,7 @@ type Config struct {
 	Bitcoin  Bitcoin  `embed:"" prefix:"bitcoin-" envprefix:"CALPE_BITCOIN_" group:"Bitcoin node"`
 	Keys     string   `help:"Folder with the service's keys: keyring.json, checkpoint.key, acknowledgement.key, statement.key, wallet.json." env:"CALPE_KEYS" default:"/etc/calpe/keys" type:"path"`
 	Network  string   `help:"Bitcoin network: mainnet, testnet4, signet, regtest, simnet." env:"CALPE_NETWORK" default:"mainnet"`
-	Log      Logging  `embed:"" prefix:"log-" envprefix:"CALPE_LOG_" group:"Log output"`
+	Logging  Logging  `embed:"" prefix:"log-" envprefix:"CALPE_LOG_" group:"Log output"`
 }
 
 // Database says where PostgreSQL is.

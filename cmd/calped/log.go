@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/anchor"
+	"github.com/calpe/calpe/anchor/bitcoin"
+	"github.com/calpe/calpe/anchor/wallet"
+	"github.com/calpe/calpe/receipt"
+	"github.com/calpe/calpe/storage/postgres"
+)
+
+type logCommand struct {
+	Create logCreate `cmd:"" help:"Create the log: fix its identity for ever, and make that entry 0."`
+	Show   logShow   `cmd:"" help:"Print the log's identity, to be published and pinned by verifiers."`
+}
+
+type logCreate struct {
+	Coin          string `help:"First coin of the chain of anchors, txid:vout. Without it the newest blocks are searched for a deposit." placeholder:"TXID:VOUT"`
+	SearchBlocks  uint32 `help:"How many blocks to search back for a deposit." default:"1000"`
+	CreateBuckets bool   `help:"Create the two buckets as well, if they aren't there."`
+}
+
+// Run fixes the identity. It may be stopped anywhere and run again: what is
+// there is kept, and must be the same.
+func (c *logCreate) Run(ctx context.Context, a *app) error {
+	keys, err := a.loadSigningKeys()
+	if err != nil {
+		return err
+	}
+	db, err := a.openDatabase(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if d, err := db.Deployment(ctx); err == nil {
+		fmt.Fprintf(a.stdout, "the log was created %s\n", d.Created.UTC().Format(time.RFC3339))
+		return printIdentity(a, d)
+	} else if !errors.Is(err, calpe.ErrNotFound) {
+		return err
+	}
+	if err := c.prepareObjects(ctx, a); err != nil {
+		return err
+	}
+	deposit, genesis, err := c.findCoin(ctx, a)
+	if err != nil {
+		return err
+	}
+	network, err := a.network()
+	if err != nil {
+		return err
+	}
+	identity := receipt.Identity{
+		Origin: keys.checkpoint.Name(), Network: network, Genesis: genesis, FirstOutpoint: &deposit.Coin.Outpoint,
+		CheckpointKeys:      []string{keys.checkpoint.Verifier()},
+		AcknowledgementKeys: []string{keys.acknowledgement.Verifier()},
+		StatementKeys:       []string{keys.statement.Verifier()},
+	}
+	if err := identity.Validate(); err != nil {
+		return err
+	}
+	return c.create(ctx, a, db, identity, deposit)
+}
+
+func (c *logCreate) prepareObjects(ctx context.Context, a *app) error {
+	objects, err := a.openObjects()
+	if err != nil {
+		return err
+	}
+	if c.CreateBuckets {
+		if err := objects.CreateBuckets(ctx); err != nil {
+			return err
+		}
+	}
+	return objects.SelfTest(ctx)
+}
+
+// findCoin looks for the first coin in the node's chain.
+func (c *logCreate) findCoin(ctx context.Context, a *app) (anchor.Deposit, calpe.BlockHash, error) {
+	network, err := a.network()
+	if err != nil {
+		return anchor.Deposit{}, calpe.BlockHash{}, err
+	}
+	key, err := a.loadWallet()
+	if err != nil {
+		return anchor.Deposit{}, calpe.BlockHash{}, err
+	}
+	node, err := a.openNode()
+	if err != nil {
+		return anchor.Deposit{}, calpe.BlockHash{}, err
+	}
+	defer node.Close()
+	if err := node.CheckNetwork(ctx, network); err != nil {
+		return anchor.Deposit{}, calpe.BlockHash{}, err
+	}
+	genesis, err := node.BlockHash(ctx, 0)
+	if err != nil {
+		return anchor.Deposit{}, calpe.BlockHash{}, err
+	}
+	deposit, err := c.deposit(ctx, node, key)
+	if errors.Is(err, anchor.ErrNoDeposit) {
+		return anchor.Deposit{}, calpe.BlockHash{}, fmt.Errorf(
+			"%w: pay at least %d sat to %s, wait until that is in a block, and run this again", err, leastFirstCoin, key.Address())
+	}
+	return deposit, genesis, err
+}
+
+// leastFirstCoin is what the default caps need for the first anchor and its change.
+const leastFirstCoin = 50_000
+
+func (c *logCreate) deposit(ctx context.Context, node *bitcoin.Client, key *wallet.Key) (anchor.Deposit, error) {
+	if c.Coin != "" {
+		outpoint, err := calpe.ParseOutpoint(c.Coin)
+		if err != nil {
+			return anchor.Deposit{}, err
+		}
+		return anchor.LocateDeposit(ctx, node, key.Script(), outpoint)
+	}
+	tip, _, err := node.BestBlock(ctx)
+	if err != nil {
+		return anchor.Deposit{}, err
+	}
+	from := uint32(0)
+	if tip > c.SearchBlocks {
+		from = tip - c.SearchBlocks
+	}
+	return anchor.FindDeposit(ctx, node, key.Script(), from, leastFirstCoin)
+}
+
+// create writes the first coin, then the deployment with entry 0.
+//
+// Crash here, between the two: there is a coin and no log. The next run finds
+// the same coin (it is unspent, and the first) or is refused by the store.
+func (c *logCreate) create(ctx context.Context, a *app, db *postgres.DB, identity receipt.Identity, deposit anchor.Deposit) error {
+	if err := db.Anchors().InsertFirstCoin(ctx, deposit.Coin, deposit.Blocks); err != nil {
+		return err
+	}
+	instance, err := db.Instance(ctx)
+	if err != nil {
+		return err
+	}
+	now := a.now().UTC().Truncate(time.Second)
+	group := calpe.Group{
+		Time: now, Deadline: now.Add(time.Hour), Limit: 1, Instance: instance,
+		Submissions: []calpe.Submission{{Commitments: []calpe.Commitment{identity.Entry().Commitment}}},
+	}
+	rand.Read(group.ID[:])
+	deployment := calpe.Deployment{Identity: identity.Canonical(), Network: identity.Network, Created: now}
+	if _, err := db.CreateDeployment(ctx, deployment, group); err != nil {
+		return err
+	}
+	return printIdentity(a, deployment)
+}
+
+func printIdentity(a *app, d calpe.Deployment) error {
+	identity, err := receipt.ParseIdentity(d.Identity)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(a.stdout, "log       %s\nnetwork   %s\nidentity  %s\ncoin      %s\n",
+		identity.Origin, identity.Network, identity.Hash(), identity.FirstOutpoint)
+	return nil
+}
+
+type logShow struct{}
+
+// Run prints the canonical JSON and nothing else: the file that verifiers pin.
+func (c *logShow) Run(ctx context.Context, a *app) error {
+	db, err := a.openDatabase(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	d, err := db.Deployment(ctx)
+	if err != nil {
+		return fmt.Errorf("read the log's identity: %w", err)
+	}
+	fmt.Fprintf(a.stdout, "%s\n", d.Identity)
+	return nil
+}

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/calpe/calpe/anchor/bitcoin"
+	"github.com/calpe/calpe/storage/postgres"
+	"github.com/calpe/calpe/storage/s3"
+)
+
+// Exit codes of calped.
+const (
+	exitOK    = 0
+	exitFail  = 1 // it was tried and failed; the message says what to do
+	exitUsage = 2 // the command line or a setting is wrong; nothing was tried
+)
+
+type cli struct {
+	Config `embed:""`
+
+	Serve   serveCommand   `cmd:"" help:"Serve the API, seal batches and anchor them. Several processes may serve one log."`
+	Doctor  doctorCommand  `cmd:"" help:"Run the checks that serve starts with, and stop."`
+	Migrate migrateCommand `cmd:"" help:"Bring the database's schema up to this version."`
+	Init    initCommand    `cmd:"" help:"Make the service's keys, once, before anything else."`
+	Wallet  walletCommand  `cmd:"" help:"The anchor wallet: its address and its coin."`
+	Log     logCommand     `cmd:"" help:"Create the log."`
+	Agency  agencyCommand  `cmd:"" help:"The agencies that may certify documents."`
+	Token   tokenCommand   `cmd:"" help:"API tokens."`
+	Keyring keyringCommand `cmd:"" help:"The key-encryption keys."`
+}
+
+// app is what commands work with: settings, streams, and how to reach the
+// servers. It opens a server only when a command asks for it.
+type app struct {
+	Config
+	stdout io.Writer
+	log    *slog.Logger
+	now    func() time.Time
+}
+
+// run parses args, runs the command, and returns the process's exit code. It
+// writes results to stdout, and messages and the log to stderr.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	var c cli
+	exited := -1
+	parser, err := kong.New(&c,
+		kong.Name("calped"),
+		kong.Description("Calpe's server, and the operator's tool. Settings are flags or the variables named beside them."),
+		kong.Writers(stdout, stderr), kong.Exit(func(code int) { exited = code }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+	)
+	if err != nil {
+		fmt.Fprintf(stderr, "calped: %v\n", err)
+		return exitUsage
+	}
+	command, err := parser.Parse(args)
+	if exited >= 0 { // --help
+		return exited
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "calped: %v\n", err)
+		return exitUsage
+	}
+	a := &app{Config: c.Config, stdout: stdout, log: c.Logging.logger(stderr), now: time.Now}
+	command.BindTo(ctx, (*context.Context)(nil))
+	if err := command.Run(a); err != nil {
+		if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+			return exitOK
+		}
+		fmt.Fprintf(stderr, "calped: %v\n", err)
+		return exitFail
+	}
+	return exitOK
+}
+
+// openDatabase connects, and refuses a database whose schema isn't ours.
+func (a *app) openDatabase(ctx context.Context) (*postgres.DB, error) {
+	url, err := a.Database.url()
+	if err != nil {
+		return nil, err
+	}
+	db, err := postgres.Open(ctx, postgres.Config{
+		URL: url, MaxConns: a.Database.MaxConns, StatementTimeout: a.Database.StatementTimeout,
+		Logger: a.log, Now: a.now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := db.CheckSchema(ctx); err != nil {
+		db.Close()
+		return nil, err
+	}
+	return db, nil
+}
+
+func (a *app) openObjects() (*s3.Store, error) {
+	secretKey, err := secret("S3 secret key", a.S3.SecretKey, a.S3.SecretKeyFile)
+	if err != nil {
+		return nil, err
+	}
+	if a.S3.Endpoint == "" {
+		return nil, errors.New("no object storage: set CALPE_S3_ENDPOINT")
+	}
+	return s3.New(s3.Config{
+		Endpoint: a.S3.Endpoint, Region: a.S3.Region, AccessKey: a.S3.AccessKey, SecretKey: secretKey,
+		DocumentsBucket: a.S3.DocumentsBucket, LogBucket: a.S3.LogBucket, Logger: a.log, Now: a.now,
+	})
+}
+
+func (a *app) openNode() (*bitcoin.Client, error) {
+	password, err := secret("Bitcoin RPC password", a.Bitcoin.Password, a.Bitcoin.PasswordFile)
+	if err != nil {
+		return nil, err
+	}
+	if a.Bitcoin.URL == "" {
+		return nil, errors.New("no Bitcoin node: set CALPE_BITCOIN_URL")
+	}
+	return bitcoin.New(bitcoin.Config{
+		URL: a.Bitcoin.URL, User: a.Bitcoin.User, Password: password,
+		CookieFile: a.Bitcoin.CookieFile, CAFile: a.Bitcoin.CAFile, Timeout: a.Bitcoin.Timeout, Logger: a.log,
+	})
+}
+
+// readFull reads until buf is full or the file ends.
+func readFull(f *os.File, buf []byte) (int, error) {
+	n, err := io.ReadFull(f, buf)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = nil
+	}
+	return n, err
+}

@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/anchor"
+	"github.com/calpe/calpe/anchor/ledger"
+	"github.com/calpe/calpe/anchor/wallet"
+	"github.com/calpe/calpe/batch"
+)
+
+// Anchoring says how often and at what cost the log is anchored.
+type Anchoring struct {
+	Interval  time.Duration `help:"Least time between two anchors." env:"INTERVAL" default:"1h"`
+	Depth     uint32        `help:"Confirmations from which an anchor is final." env:"DEPTH" default:"6"`
+	FeeRate   float64       `help:"Fee rate in sat/vB when the node has no estimate." env:"FEE_RATE" default:"2"`
+	MaxRate   float64       `help:"Highest fee rate in sat/vB." env:"MAX_FEE_RATE" default:"20"`
+	MaxFee    int64         `help:"Highest fee of one anchor in satoshis." env:"MAX_FEE" default:"20000"`
+	Target    int           `help:"Blocks within which an anchor should be mined, 2 to 25." env:"TARGET" default:"6"`
+	PollEvery time.Duration `help:"How often the node is asked for news." env:"POLL" default:"5s"`
+}
+
+// caps turns the settings into the unit of the engine.
+func (g Anchoring) caps() (wallet.Caps, ledger.FeeRate, error) {
+	fallback, err := ledger.FeeRateFromSatPerVB(g.FeeRate)
+	if err != nil {
+		return wallet.Caps{}, 0, err
+	}
+	highest, err := ledger.FeeRateFromSatPerVB(g.MaxRate)
+	if err != nil {
+		return wallet.Caps{}, 0, err
+	}
+	caps := wallet.Caps{FeeRate: highest, Fee: g.MaxFee}
+	return caps, fallback, caps.Validate()
+}
+
+// Sealing says how often new entries are sealed into a checkpoint.
+type Sealing struct {
+	Interval   time.Duration `help:"Longest time an entry waits for its checkpoint." env:"INTERVAL" default:"5s"`
+	MaxEntries uint64        `help:"Entries at which a batch is sealed at once." env:"MAX_ENTRIES" default:"65536"`
+	Promise    time.Duration `help:"Deadline in acknowledgements: by then a checkpoint must hold the entry. Far above the interval." env:"PROMISE" default:"1h"`
+}
+
+// Keeping says what documents may be, and for how long they can't be deleted.
+type Keeping struct {
+	MaxSize   int64         `help:"Largest document in bytes." env:"MAX_SIZE" default:"5368709120"`
+	RetainFor time.Duration `help:"How long Object Lock keeps each document." env:"RETAIN_FOR" default:"87600h"`
+	Mode      string        `help:"Object Lock mode: compliance (nobody can shorten it) or governance (an administrator can)." env:"RETAIN_MODE" enum:"compliance,governance" default:"compliance"`
+	Orphans   time.Duration `help:"Age at which an object that no document names is deleted; above the longest upload." env:"ORPHAN_AGE" default:"24h"`
+}
+
+type serveCommand struct {
+	Listen    string        `help:"Address to listen on. TLS is the reverse proxy's." env:"CALPE_LISTEN" default:"127.0.0.1:8420"`
+	Grace     time.Duration `help:"How long running requests may take to finish at shutdown." env:"CALPE_SHUTDOWN_GRACE" default:"30s"`
+	Anchoring `embed:"" prefix:"anchor-" envprefix:"CALPE_ANCHOR_" group:"Anchoring"`
+	Sealing   `embed:"" prefix:"seal-" envprefix:"CALPE_SEAL_" group:"Sealing"`
+	Keeping   `embed:"" prefix:"document-" envprefix:"CALPE_DOCUMENT_" group:"Documents"`
+}
+
+// Run serves until ctx is done, or until a part fails that can't go on.
+//
+// Shutdown, in this order, so that nothing that was accepted is dropped:
+//
+//  1. the listener closes; requests that run may finish, for the grace time;
+//  2. intake takes no more, commits what it has, and answers its callers;
+//  3. the loops (sealing, anchoring, retention, sweep) are cancelled; each
+//     stops between two steps, and every step can be stopped anywhere (I8);
+//  4. when all have returned, connections are closed.
+func (c *serveCommand) Run(ctx context.Context, a *app) error {
+	s, err := c.open(ctx, a)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if err := s.check(ctx); err != nil {
+		return err
+	}
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Listen)
+	if err != nil {
+		return err
+	}
+	a.log.InfoContext(ctx, "serving", slog.String("address", listener.Addr().String()), slog.String("origin", s.identity.Origin),
+		slog.String("network", string(s.identity.Network)), slog.String("identity", s.identity.Hash().String()))
+	return s.run(ctx, listener, c.Grace)
+}
+
+type doctorCommand struct {
+	serveCommand `embed:""`
+}
+
+// Run does the checks of serve, and says what each found.
+func (c *doctorCommand) Run(ctx context.Context, a *app) error {
+	s, err := c.open(ctx, a)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if err := s.check(ctx); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.stdout, "all checks passed")
+	return nil
+}
+
+// run starts the parts, and ends them in the order that Run's comment gives.
+func (s *service) run(ctx context.Context, listener net.Listener, grace time.Duration) error {
+	server := &http.Server{
+		Handler:           s.handler,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	}
+	loops, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLoops()
+	g, failed := errgroup.WithContext(loops)
+	g.Go(func() error { return ignoreCancel(s.recorder.Run(failed)) })
+	g.Go(func() error { return s.lead(failed, "batch", s.sealer.Run) })
+	g.Go(func() error { return s.lead(failed, "anchor", s.engine.Run) })
+	g.Go(func() error { return ignoreCancel(s.retainer.Run(failed)) })
+	g.Go(func() error { return ignoreCancel(s.sweeper.Run(failed)) })
+	g.Go(func() error {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve HTTP: %w", err)
+		}
+		return nil
+	})
+	select {
+	case <-ctx.Done():
+		s.log.InfoContext(loops, "shutting down")
+	case <-failed.Done(): // a part can't go on; the others end as at a shutdown
+	}
+	limit, cancel := context.WithTimeout(loops, grace)
+	defer cancel()
+	if err := server.Shutdown(limit); err != nil {
+		s.log.WarnContext(loops, "requests were cut off at shutdown", slog.Any("error", err))
+		_ = server.Close() // what is left are connections whose time is over
+	}
+	if err := s.recorder.Stop(limit); err != nil {
+		s.log.WarnContext(loops, "intake didn't drain in time", slog.Any("error", err))
+	}
+	stopLoops()
+	return g.Wait()
+}
+
+func ignoreCancel(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// leadAgain is the pause before a lost leadership is sought again.
+const leadAgain = time.Second
+
+// lead runs a loop while this process leads the role, and seeks leadership
+// again when it is lost. Evidence that the log has forked stops intake and the
+// loop for good, but not the reading of what is there.
+func (s *service) lead(ctx context.Context, role string, run func(ctx context.Context, epoch uint64) error) error {
+	for {
+		err := s.db.Lead(ctx, role, run)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, batch.ErrForked) || errors.Is(err, anchor.ErrAheadOfLog) {
+			s.recorder.Halt(err)
+			s.log.ErrorContext(ctx, "stopped: an operator has to look", slog.String("role", role), slog.Any("error", err))
+			return nil
+		}
+		s.log.WarnContext(ctx, "leadership ended", slog.String("role", role), slog.Any("error", err))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(leadAgain):
+		}
+	}
+}
+
+// Watermarks puts together how far the log is: entries and checkpoint from the
+// log's tables, the rest from the anchors'.
+func (s *service) Watermarks(ctx context.Context) (marks calpe.Watermarks, err error) {
+	// Read from the last state to the first: each size only grows, so what is
+	// read later is never below what was read before.
+	if err := s.db.Anchors().Watermarks(ctx, &marks); err != nil {
+		return calpe.Watermarks{}, err
+	}
+	head, err := s.db.CheckpointHead(ctx)
+	if err != nil && !errors.Is(err, calpe.ErrNotFound) {
+		return calpe.Watermarks{}, err
+	}
+	marks.Checkpointed = head.Size
+	marks.Next, err = s.db.NextIndex(ctx)
+	return marks, err
+}

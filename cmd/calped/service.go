@@ -1,0 +1,268 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/anchor"
+	"github.com/calpe/calpe/anchor/bitcoin"
+	"github.com/calpe/calpe/anchor/wallet"
+	"github.com/calpe/calpe/api"
+	"github.com/calpe/calpe/batch"
+	"github.com/calpe/calpe/intake"
+	"github.com/calpe/calpe/receipt"
+	"github.com/calpe/calpe/storage/postgres"
+	"github.com/calpe/calpe/storage/s3"
+)
+
+// service is the running server: every part, wired.
+type service struct {
+	app      *app
+	log      *slog.Logger
+	identity receipt.Identity
+	db       *postgres.DB
+	objects  *s3.Store
+	node     *bitcoin.Client
+	recorder *intake.Recorder
+	sealer   *batch.Sealer
+	engine   *anchor.Engine
+	retainer *intake.Retainer
+	sweeper  *intake.Sweeper
+	handler  http.Handler
+}
+
+// open loads keys, connects, and wires the parts. It changes nothing anywhere.
+func (c *serveCommand) open(ctx context.Context, a *app) (_ *service, err error) {
+	s := &service{app: a, log: a.log}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	keys, err := a.loadSigningKeys()
+	if err != nil {
+		return nil, err
+	}
+	if s.db, err = a.openDatabase(ctx); err != nil {
+		return nil, err
+	}
+	if s.identity, err = a.loadIdentity(ctx, s.db, keys); err != nil {
+		return nil, err
+	}
+	if s.objects, err = a.openObjects(); err != nil {
+		return nil, err
+	}
+	if s.node, err = a.openNode(); err != nil {
+		return nil, err
+	}
+	published, err := batch.NewLog(batch.LogConfig{
+		Objects: s.objects,
+		Open:    func(note []byte) (calpe.Checkpoint, error) { return receipt.OpenCheckpoint(note, s.identity) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.openSealer(c, keys, published); err != nil {
+		return nil, err
+	}
+	if s.recorder, err = a.newRecorder(s.db, s.objects, published, s.identity, keys, c.Promise); err != nil {
+		return nil, err
+	}
+	if err := s.openEngine(c); err != nil {
+		return nil, err
+	}
+	return s, s.openIntake(c, published)
+}
+
+// loadIdentity reads whose log the database holds, and refuses keys or settings
+// that are another log's.
+func (a *app) loadIdentity(ctx context.Context, db *postgres.DB, keys signingKeys) (receipt.Identity, error) {
+	d, err := db.Deployment(ctx)
+	if errors.Is(err, calpe.ErrNotFound) {
+		return receipt.Identity{}, errors.New("there is no log in this database yet: run \"calped log create\"")
+	}
+	if err != nil {
+		return receipt.Identity{}, err
+	}
+	identity, err := receipt.ParseIdentity(d.Identity)
+	if err != nil {
+		return receipt.Identity{}, err
+	}
+	network, err := a.network()
+	if err != nil {
+		return receipt.Identity{}, err
+	}
+	if identity.Network != network {
+		return receipt.Identity{}, fmt.Errorf("the log is anchored in %s, but CALPE_NETWORK is %s", identity.Network, network)
+	}
+	for _, k := range []struct {
+		file, key string
+		known     []string
+	}{
+		{checkpointFile, keys.checkpoint.Verifier(), identity.CheckpointKeys},
+		{acknowledgementFile, keys.acknowledgement.Verifier(), identity.AcknowledgementKeys},
+		{statementFile, keys.statement.Verifier(), identity.StatementKeys},
+	} {
+		if !slices.Contains(k.known, k.key) {
+			return receipt.Identity{}, fmt.Errorf("%s is not a key of the log %s in this database", k.file, identity.Origin)
+		}
+	}
+	entry, err := db.Entry(ctx, 0)
+	if err != nil {
+		return receipt.Identity{}, fmt.Errorf("read entry 0: %w", err)
+	}
+	if entry != identity.Entry() {
+		return receipt.Identity{}, errors.New("entry 0 of the log is not the identity that the database states: the database was changed by hand")
+	}
+	return identity, nil
+}
+
+// newRecorder is the part of intake that a server and "calped agency add" share.
+func (a *app) newRecorder(db *postgres.DB, objects *s3.Store, published *batch.Log, identity receipt.Identity, keys signingKeys, promise time.Duration) (*intake.Recorder, error) {
+	return intake.NewRecorder(intake.RecorderConfig{
+		Log: identity.Hash(), Groups: db, Recovery: db, Checkpoints: db, Fence: objects, Published: published,
+		Anchored:    db.Anchors().Anchored,
+		Acknowledge: keys.acknowledgement, Statements: keys.statement,
+		Promise: promise, Now: a.now, Logger: a.log,
+	})
+}
+
+func (s *service) openSealer(c *serveCommand, keys signingKeys, published *batch.Log) (err error) {
+	s.sealer, err = batch.NewSealer(batch.SealerConfig{
+		Entries: s.db, Checkpoints: s.db, Objects: s.objects, Log: published,
+		Sign: func(size uint64, root calpe.Hash) ([]byte, error) {
+			return receipt.SignCheckpoint(keys.checkpoint, s.identity.Origin, size, root)
+		},
+		Interval: c.Sealing.Interval, MaxEntries: c.MaxEntries, Now: s.app.now, Logger: s.log,
+	})
+	return err
+}
+
+func (s *service) openEngine(c *serveCommand) error {
+	caps, fallback, err := c.caps()
+	if err != nil {
+		return err
+	}
+	key, err := s.app.loadWallet()
+	if err != nil {
+		return err
+	}
+	signer, err := wallet.New(wallet.Config{Key: key, Caps: caps})
+	if err != nil {
+		return err
+	}
+	s.engine, err = anchor.New(anchor.Config{
+		Network: s.identity.Network, Store: s.db.Anchors(), Node: s.node, Signer: signer, Log: s.db,
+		Caps: caps, Fallback: fallback, Target: c.Target, Interval: c.Anchoring.Interval, Depth: c.Depth,
+		Poll: c.PollEvery, Now: s.app.now, Logger: s.log, Halt: s.recorder.Halt,
+	})
+	return err
+}
+
+func (s *service) openIntake(c *serveCommand, published *batch.Log) error {
+	ring, err := s.app.loadKeyring()
+	if err != nil {
+		return err
+	}
+	mode := s3.Compliance
+	if c.Mode == "governance" {
+		mode = s3.Governance
+	}
+	uploads, err := intake.NewService(intake.ServiceConfig{
+		Recorder: s.recorder, Objects: s.objects, Documents: s.db, Agencies: s.db, Keys: ring, NewName: s3.NewDocumentName,
+		MaxDocument: c.MaxSize, RetainFor: c.RetainFor, Now: s.app.now, Logger: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.retainer, err = intake.NewRetainer(intake.RetainerConfig{
+		Rows: s.db, Now: s.app.now, Logger: s.log,
+		Retain: func(ctx context.Context, object calpe.Object, until time.Time) error {
+			return s.objects.RetainDocument(ctx, object.Name, object.VersionID, until, mode)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	s.sweeper, err = intake.NewSweeper(intake.SweeperConfig{
+		Objects: s.objects, Rows: s.db, MaxAge: c.Orphans, Now: s.app.now, Logger: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	server, err := api.New(api.Config{
+		Intake: uploads, Tokens: s.db, Entries: s.db, Anchors: s.db.Anchors(), Proofs: published,
+		Acknowledgements: s.recorder, Agencies: s.db, Watermarks: s, Objects: s.objects, Identity: s.identity,
+		Ready: s.dependencies(), MaxDocument: c.MaxSize, Pace: api.Pace{Total: c.Orphans / 2}, Now: s.app.now, Logger: s.log,
+	})
+	s.handler = server
+	return err
+}
+
+// check refuses to serve on servers that can't keep Calpe's promises, or whose
+// stores disagree. Each error is a sentence that says what to do.
+func (s *service) check(ctx context.Context) error {
+	if err := s.db.CheckSettings(ctx, s.app.Database.AllowAsyncStandby); err != nil {
+		return err
+	}
+	if err := s.objects.SelfTest(ctx); err != nil {
+		return err
+	}
+	if err := s.checkNode(ctx); err != nil {
+		return err
+	}
+	return s.sealer.CheckStores(ctx)
+}
+
+// checkNode refuses a node of another network. A node that doesn't answer is no
+// reason not to take documents: the engine goes on asking, and readyz names it.
+func (s *service) checkNode(ctx context.Context) error {
+	err := s.node.CheckNetwork(ctx, s.identity.Network)
+	if errors.Is(err, bitcoin.ErrUnavailable) || errors.Is(err, bitcoin.ErrWarmingUp) {
+		s.log.WarnContext(ctx, "the Bitcoin node doesn't answer; anchors wait for it", slog.Any("error", err))
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	genesis, err := s.node.BlockHash(ctx, 0)
+	if err == nil && !bytes.Equal(genesis[:], s.identity.Genesis[:]) {
+		err = fmt.Errorf("the node's genesis block is %s, the log's is %s", genesis, s.identity.Genesis)
+	}
+	return err
+}
+
+// dependencies are what /readyz names.
+func (s *service) dependencies() []api.Dependency {
+	return []api.Dependency{
+		{Name: "postgres", Check: s.db.Ping},
+		{Name: "s3", Check: func(ctx context.Context) error {
+			_, _, err := s.objects.ReadFence(ctx)
+			if errors.Is(err, calpe.ErrNotFound) { // it answered, and that is what is asked
+				return nil
+			}
+			return err
+		}},
+		{Name: "bitcoin", Check: func(ctx context.Context) error {
+			_, _, err := s.node.BestBlock(ctx)
+			return err
+		}},
+		{Name: "intake", Check: func(context.Context) error { return s.recorder.Status().Ready() }},
+	}
+}
+
+func (s *service) close() {
+	if s.node != nil {
+		s.node.Close()
+	}
+	if s.db != nil {
+		s.db.Close()
+	}
+}

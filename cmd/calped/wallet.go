@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"fmt"
+)
+
+type walletCommand struct {
+	Address walletAddress `cmd:"" help:"Print the address to which coins for anchors are paid."`
+	Balance walletBalance `cmd:"" help:"Print the live coin and how many anchors it pays for."`
+}
+
+type walletAddress struct{}
+
+func (c *walletAddress) Run(_ context.Context, a *app) error {
+	key, err := a.loadWallet()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(a.stdout, key.Address())
+	return nil
+}
+
+type walletBalance struct {
+	Anchoring `embed:"" prefix:"anchor-" envprefix:"CALPE_ANCHOR_"`
+}
+
+// Run tells what the database knows; the engine keeps that in step with the chain.
+func (c *walletBalance) Run(ctx context.Context, a *app) error {
+	caps, rate, err := c.caps()
+	if err != nil {
+		return err
+	}
+	db, err := a.openDatabase(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	snapshot, err := db.Anchors().Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	if snapshot.Live == nil {
+		return fmt.Errorf("no coin is live as of block %d; run \"calped doctor\"", snapshot.Tip.Height)
+	}
+	coin := snapshot.Live
+	fmt.Fprintf(a.stdout, "coin     %s\nvalue    %d sat\nanchors  %d left at %s, %d at the cap\nas of    block %d\n",
+		coin.Outpoint, coin.Value, caps.AnchorsLeft(coin.Value, rate), rate, caps.AnchorsLeft(coin.Value, caps.FeeRate), snapshot.Tip.Height)
+	return nil
+}
