@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/receipt"
+)
+
+// privateFile is the mode of everything that is written: a receipt tells what a
+// document is, to whoever can guess it.
+const privateFile = 0o600
+
+// replaceFile writes a file so that at every moment there is either the former
+// one or the whole new one, also after a crash. It is durable when it returns.
+func replaceFile(path string, write func(io.Writer) error) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), ".calpe-*.tmp")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", shown(path), err)
+	}
+	// Crash here, or anywhere before the rename: a .calpe-*.tmp is left behind, and the former file is as it was.
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name()) // err says more
+			err = fmt.Errorf("write %s: %w", shown(path), err)
+		}
+	}()
+	if err = finish(f, write); err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	// Crash here: the new file is there whole; whether its name is durable is the next line's matter.
+	return syncFolder(filepath.Dir(path))
+}
+
+func finish(f *os.File, write func(io.Writer) error) error {
+	err := write(f)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// createFile writes a file that must not exist yet, readable by its owner only.
+// It is durable when it returns, and not there after an error.
+func createFile(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, privateFile)
+	if err != nil {
+		return fmt.Errorf("create file: %w", err)
+	}
+	// Crash here: an empty or cut file is left, which its reader refuses.
+	if err := finish(f, func(w io.Writer) error { _, err := w.Write(data); return err }); err != nil {
+		_ = os.Remove(path) // err says more
+		return fmt.Errorf("write %s: %w", shown(path), err)
+	}
+	return syncFolder(filepath.Dir(path))
+}
+
+// syncFolder makes the names in a folder durable. Windows has no such call.
+func syncFolder(path string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// readFile reads a file that may have up to limit bytes.
+func readFile(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readLimited(f, path, limit)
+}
+
+func readLimited(r io.Reader, name string, limit int64) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", shown(name), err)
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%s has more than the %d bytes that such a file may have", shown(name), limit)
+	}
+	return data, nil
+}
+
+// exists reports whether there is something at path.
+func exists(path string) (bool, error) {
+	_, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// document is a file that is to be notarized.
+type document struct {
+	path   string
+	size   int64
+	digest calpe.Digest
+}
+
+// openDocument opens a file that can be read twice: a regular one that isn't empty.
+func openDocument(path string) (*os.File, int64, error) {
+	info, err := os.Stat(path) // before opening it: a FIFO would block
+	if err != nil {
+		return nil, 0, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, 0, fmt.Errorf("%s is not a regular file", shown(path))
+	}
+	if info.Size() == 0 {
+		return nil, 0, fmt.Errorf("%s is empty, and a document of no bytes can't be notarized", shown(path))
+	}
+	f, err := os.Open(path)
+	return f, info.Size(), err
+}
+
+// hashDocument reads a file once, as a stream.
+func (a *app) hashDocument(ctx context.Context, path string) (document, error) {
+	f, size, err := openDocument(path)
+	if err != nil {
+		return document{}, err
+	}
+	defer f.Close()
+	digest, n, err := a.hash(ctx, f, "hash "+filepath.Base(path), size)
+	if err != nil {
+		return document{}, fmt.Errorf("read %s: %w", shown(path), err)
+	}
+	return document{path: path, size: n, digest: digest}, nil
+}
+
+// hashInput is the digest of a file of any kind, or of Stdin if path is "-".
+func (a *app) hashInput(ctx context.Context, path string) (calpe.Digest, error) {
+	in, size := a.Stdin, int64(-1)
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return calpe.Digest{}, err
+		}
+		defer f.Close()
+		if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
+			size = info.Size()
+		}
+		in = f
+	}
+	digest, _, err := a.hash(ctx, in, "hash "+filepath.Base(path), size)
+	if err != nil {
+		return calpe.Digest{}, fmt.Errorf("read %s: %w", shown(path), err)
+	}
+	return digest, nil
+}
+
+func (a *app) hash(ctx context.Context, r io.Reader, label string, size int64) (digest calpe.Digest, n int64, err error) {
+	meter := a.meter(label, size)
+	defer meter.done()
+	h := sha256.New()
+	n, err = io.Copy(h, &meteredReader{ctx: ctx, r: r, meter: meter})
+	return calpe.Digest(h.Sum(nil)), n, err
+}
+
+func readReceipt(path string) (receipt.Receipt, error) {
+	data, err := readFile(path, receipt.MaxSize)
+	if err != nil {
+		return receipt.Receipt{}, err
+	}
+	r, err := receipt.Decode(data)
+	if err != nil {
+		return receipt.Receipt{}, fmt.Errorf("%w: %s: %w", errRefuted, shown(path), err)
+	}
+	return r, nil
+}
+
+func writeReceipt(path string, r receipt.Receipt) error {
+	data, err := r.Encode()
+	if err != nil {
+		return err
+	}
+	return replaceFile(path, func(w io.Writer) error { _, err := w.Write(data); return err })
+}

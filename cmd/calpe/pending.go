@@ -1,0 +1,106 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/receipt/statement"
+)
+
+// pendingType is the member "type" of a pending file.
+const pendingType = "calpe/pending/v1"
+
+// pending is a request that was begun: all that is needed to make the same one
+// again and get the same answer, after a crash of either side. Its file lies
+// beside the document until the receipt is there.
+type pending struct {
+	Type   string       `json:"type"`
+	Server string       `json:"server"`
+	Key    string       `json:"key"` // the Idempotency-Key
+	Digest calpe.Digest `json:"digest"`
+	// Salt of a commitment. It is nowhere else until the receipt is written, and
+	// without it the entry would be worth nothing.
+	Salt *calpe.Salt `json:"salt,omitempty"`
+	// Certification is the digest of the statement that goes with a document.
+	Certification *calpe.Digest `json:"certification,omitempty"`
+
+	path  string
+	fresh bool // begun by this run
+}
+
+// begin makes the request's file durable before the request leaves, or finds
+// the one of an earlier run. A file of another request is an error: that one may
+// be in the log.
+func begin(path string, want pending) (pending, error) {
+	data, err := readFile(path, 4096)
+	if errors.Is(err, fs.ErrNotExist) {
+		return create(path, want)
+	}
+	if err != nil {
+		return pending{}, err
+	}
+	var found pending
+	if err := statement.Decode(data, &found); err != nil || found.Type != pendingType {
+		return pending{}, fmt.Errorf("%s is not a file of this program: move it away", shown(path))
+	}
+	what := ""
+	switch {
+	case found.Server != want.Server:
+		what = "with another service, " + found.Server
+	case found.Digest != want.Digest:
+		what = "with other contents: the file was changed since"
+	case (found.Salt != nil) != (want.Salt != nil):
+		what = "in another way"
+	case (found.Certification == nil) != (want.Certification == nil),
+		want.Certification != nil && *found.Certification != *want.Certification:
+		what = "with another certification"
+	}
+	if what != "" {
+		return pending{}, fmt.Errorf("%s says that a request was begun %s, and it may be in the log: finish that one, or move this file away to start anew", shown(path), what)
+	}
+	found.path = path
+	return found, nil
+}
+
+func create(path string, p pending) (pending, error) {
+	var key [16]byte
+	_, _ = rand.Read(key[:]) // never fails, see crypto/rand
+	p.Type, p.Key, p.path, p.fresh = pendingType, fmt.Sprintf("%x", key), path, true
+	data, err := json.MarshalIndent(p, "", "  ")
+	if err != nil {
+		return pending{}, err
+	}
+	err = replaceFile(path, func(w io.Writer) error { _, err := w.Write(append(data, '\n')); return err })
+	// Crash here: nothing was sent; the next run makes this request.
+	return p, err
+}
+
+// end removes the file, once the receipt is durable.
+func (p pending) end() error {
+	if err := os.Remove(p.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("the receipt is written, but the pending file stays: %w", err)
+	}
+	return nil
+}
+
+// drop removes the file of a request that was refused, if it is certain that
+// nothing of it was recorded.
+func (p pending) drop(err error) error {
+	refusal, ok := errors.AsType[*problem](err)
+	if !ok || !p.fresh || refusal.Doubt || refusal.Status/100 != 4 {
+		return err
+	}
+	return errors.Join(err, p.end())
+}
+
+func newSalt() *calpe.Salt {
+	var salt calpe.Salt
+	_, _ = rand.Read(salt[:]) // never fails, see crypto/rand
+	return &salt
+}
