@@ -81,10 +81,13 @@ func (s *Sealer) CheckStores(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return found.check()
+	if err := found.check(); err != nil || found.relation != copyNewer {
+		return err
+	}
+	return s.verify(ctx, found.row, found.copy)
 }
 
-// check judges what neither the Sealer nor time can mend.
+// check judges what a Sealer can't mend.
 func (f stores) check() error {
 	switch {
 	case f.relation == copyDiffer:
@@ -140,8 +143,7 @@ func (s *Sealer) takeUp(ctx context.Context, epoch uint64) (calpe.Checkpoint, er
 	return s.adopt(ctx, epoch, head, newer)
 }
 
-// adopt records a signed checkpoint that has no row, once the entries of the
-// database have been seen to give its root and its tiles to be there.
+// adopt records a signed checkpoint that has no row, once it has been verified.
 func (s *Sealer) adopt(ctx context.Context, epoch uint64, head, signed calpe.Checkpoint) (calpe.Checkpoint, error) {
 	next, err := s.cfg.Entries.NextIndex(ctx)
 	if err != nil {
@@ -150,18 +152,8 @@ func (s *Sealer) adopt(ctx context.Context, epoch uint64, head, signed calpe.Che
 	if err := (stores{relation: copyNewer, copy: signed, next: next}).check(); err != nil {
 		return calpe.Checkpoint{}, err
 	}
-	if _, err := s.edge(ctx, signed); err != nil {
+	if err := s.verify(ctx, head, signed); err != nil {
 		return calpe.Checkpoint{}, err
-	}
-	tree, err := s.edge(ctx, head)
-	if err != nil {
-		return calpe.Checkpoint{}, err
-	}
-	if err := s.extend(ctx, tree, signed.Size); err != nil {
-		return calpe.Checkpoint{}, err
-	}
-	if tree.Root() != signed.Root {
-		return calpe.Checkpoint{}, forkedRoot(signed.Size, tree.Root(), signed.Root)
 	}
 	s.log.WarnContext(ctx, "taking up a checkpoint that was signed and not recorded", "size", signed.Size)
 	signed.Time = s.cfg.Now().UTC().Truncate(time.Second)
@@ -169,6 +161,25 @@ func (s *Sealer) adopt(ctx context.Context, epoch uint64, head, signed calpe.Che
 		return calpe.Checkpoint{}, err
 	}
 	return signed, nil
+}
+
+// verify checks that the tiles of a signed checkpoint are there, and that the
+// entries of the database give its root.
+func (s *Sealer) verify(ctx context.Context, head, signed calpe.Checkpoint) error {
+	if _, err := s.edge(ctx, signed); err != nil {
+		return err
+	}
+	tree, err := s.edge(ctx, head)
+	if err != nil {
+		return err
+	}
+	if err := s.extend(ctx, tree, signed.Size); err != nil {
+		return err
+	}
+	if tree.Root() != signed.Root {
+		return forkedRoot(signed.Size, tree.Root(), signed.Root)
+	}
+	return nil
 }
 
 // extend appends the database's entries up to size.
