@@ -168,8 +168,8 @@ func (s *Anchors) ConnectBlock(ctx context.Context, epoch uint64, b ledger.Block
 	return s.write(ctx, epoch, func(tx pgx.Tx) error {
 		if err := execOne(ctx, tx, "append block", `
 			INSERT INTO tip_journal (height, hash, header, connected_at)
-			SELECT $1, $2, $3, now() FROM (SELECT height, hash FROM tip_journal ORDER BY height DESC LIMIT 1) tip
-			WHERE tip.height = $1 - 1 AND tip.hash = $4`,
+			SELECT $1::bigint, $2::bytea, $3::bytea, now() FROM (SELECT height, hash FROM tip_journal ORDER BY height DESC LIMIT 1) tip
+			WHERE tip.height = $1::bigint - 1 AND tip.hash = $4`,
 			int64(b.Height), b.Hash[:], b.Header[:], prev[:]); err != nil {
 			return err
 		}
@@ -303,7 +303,7 @@ func (s *Anchors) Rewind(ctx context.Context, epoch uint64, tip, fork ledger.Blo
 	return s.write(ctx, epoch, func(tx pgx.Tx) error {
 		if err := execOne(ctx, tx, "find tip and fork", `
 			SELECT FROM tip_journal tip, tip_journal fork
-			WHERE tip.height = (SELECT max(height) FROM tip_journal) AND tip.height = $1 AND tip.hash = $2 AND fork.height = $3 AND fork.hash = $4 AND $3 < $1`,
+			WHERE tip.height = (SELECT max(height) FROM tip_journal) AND tip.height = $1 AND tip.hash = $2 AND fork.height = $3 AND fork.hash = $4 AND $3::bigint < $1::bigint`,
 			int64(tip.Height), tip.Hash[:], int64(fork.Height), fork.Hash[:]); err != nil {
 			return err
 		}

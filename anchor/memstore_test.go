@@ -1,0 +1,405 @@
+package anchor_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/anchor/ledger"
+)
+
+// memStore keeps what the engine stores in memory, and is the model that
+// storage/postgres is compared with. It refuses every move of an attempt that
+// the state table doesn't have.
+type memStore struct {
+	mu    sync.Mutex
+	epoch uint64
+	state memState
+}
+
+type memState struct {
+	journal  []ledger.Block
+	coins    map[calpe.Outpoint]ledger.Coin
+	attempts map[calpe.BlockHash]memAttempt
+	seen     map[calpe.BlockHash]map[calpe.BlockHash]memSighting // by transaction, by block
+}
+
+type memAttempt struct {
+	ledger.Attempt
+	taken bool
+}
+
+type memSighting struct {
+	calpe.Anchor
+	orphaned bool
+}
+
+func newMemStore() *memStore {
+	return &memStore{epoch: 1, state: memState{
+		coins: map[calpe.Outpoint]ledger.Coin{}, attempts: map[calpe.BlockHash]memAttempt{},
+		seen: map[calpe.BlockHash]map[calpe.BlockHash]memSighting{},
+	}}
+}
+
+func (s memState) clone() memState {
+	c := memState{journal: slices.Clone(s.journal), coins: maps.Clone(s.coins), attempts: maps.Clone(s.attempts), seen: map[calpe.BlockHash]map[calpe.BlockHash]memSighting{}}
+	for txid, blocks := range s.seen {
+		c.seen[txid] = maps.Clone(blocks)
+	}
+	return c
+}
+
+// copyOf is an older copy of the database, to be put back later.
+func (s *memStore) copyOf() *memStore {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return &memStore{epoch: s.epoch, state: s.state.clone()}
+}
+
+func (s *memStore) takeOver() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.epoch++
+	return s.epoch
+}
+
+// write is a transaction: all of fn or nothing.
+func (s *memStore) write(ctx context.Context, epoch uint64, fn func(st *memState) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if epoch != s.epoch {
+		return fmt.Errorf("memory store: %w", calpe.ErrLostLeadership)
+	}
+	next := s.state.clone()
+	if err := fn(&next); err != nil {
+		return err
+	}
+	s.state = next
+	return nil
+}
+
+func conflict(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ledger.ErrConflict, fmt.Sprintf(format, args...))
+}
+
+// move sets the state of an attempt along an edge of the table.
+func (st *memState) move(txid calpe.BlockHash, to ledger.AttemptState) error {
+	a, ok := st.attempts[txid]
+	if !ok || !ledger.CanMove(a.State, to) {
+		return conflict("attempt %v from %s to %s", txid, a.State, to)
+	}
+	a.State = to
+	st.attempts[txid] = a
+	return nil
+}
+
+func (st *memState) restore(txid calpe.BlockHash) error {
+	a := st.attempts[txid]
+	switch {
+	case a.Raw == nil:
+		return st.move(txid, ledger.Created)
+	case !a.taken:
+		return st.move(txid, ledger.Signed)
+	}
+	return st.move(txid, ledger.Sent)
+}
+
+func (st *memState) of(coin calpe.Outpoint) []ledger.Attempt {
+	var all []ledger.Attempt
+	for _, a := range st.attempts {
+		if a.Coin == coin {
+			all = append(all, st.read(a))
+		}
+	}
+	slices.SortFunc(all, func(a, b ledger.Attempt) int { return a.N - b.N })
+	return all
+}
+
+func (st *memState) read(a memAttempt) ledger.Attempt {
+	out := a.Attempt
+	out.Height = 0
+	for _, s := range st.seen[a.TxID] {
+		if !s.orphaned {
+			out.Height = s.Height
+		}
+	}
+	return out
+}
+
+func (s *memStore) InsertFirstCoin(ctx context.Context, coin ledger.Coin, blocks []ledger.Block) error {
+	return s.write(ctx, s.epoch, func(st *memState) error {
+		for _, c := range st.coins {
+			if c.MadeBy == (calpe.BlockHash{}) {
+				if c.Outpoint == coin.Outpoint {
+					return nil
+				}
+				return ledger.ErrRootExists
+			}
+		}
+		st.journal, st.coins[coin.Outpoint] = slices.Clone(blocks), coin
+		return nil
+	})
+}
+
+func (s *memStore) CreateAttempt(ctx context.Context, epoch uint64, a ledger.Attempt) error {
+	return s.write(ctx, epoch, func(st *memState) error {
+		if c, ok := st.coins[a.Coin]; !ok || c.State != ledger.CoinLive {
+			return conflict("coin %v is not live", a.Coin)
+		}
+		if _, ok := st.attempts[a.TxID]; ok || slices.ContainsFunc(st.of(a.Coin), func(o ledger.Attempt) bool { return o.N == a.N }) {
+			return conflict("attempt %v or its number is there", a.TxID)
+		}
+		st.attempts[a.TxID] = memAttempt{Attempt: a}
+		return nil
+	})
+}
+
+func (s *memStore) StoreSigned(ctx context.Context, epoch uint64, txid calpe.BlockHash, raw []byte) error {
+	return s.write(ctx, epoch, func(st *memState) error {
+		if a := st.attempts[txid]; a.State != ledger.Created {
+			return conflict("attempt %v is %s", txid, a.State)
+		}
+		if err := st.move(txid, ledger.Signed); err != nil {
+			return err
+		}
+		a := st.attempts[txid]
+		a.Raw = bytes.Clone(raw)
+		st.attempts[txid] = a
+		return nil
+	})
+}
+
+func (s *memStore) RecordAnswer(ctx context.Context, epoch uint64, txid calpe.BlockHash, answer ledger.Answer, at time.Time) error {
+	return s.write(ctx, epoch, func(st *memState) error {
+		a := st.attempts[txid]
+		if a.State != ledger.Signed && a.State != ledger.Sent {
+			return conflict("attempt %v is %s", txid, a.State)
+		}
+		a.Answer, a.LastSent = answer, at
+		a.taken = a.taken || answer.Kind.Taken()
+		st.attempts[txid] = a
+		if answer.Kind.Taken() && a.State == ledger.Signed {
+			return st.move(txid, ledger.Sent)
+		}
+		return nil
+	})
+}
+
+func (s *memStore) MarkFinal(ctx context.Context, epoch uint64, txid calpe.BlockHash) error {
+	return s.write(ctx, epoch, func(st *memState) error { return st.move(txid, ledger.Final) })
+}
+
+func (s *memStore) ConnectBlock(ctx context.Context, epoch uint64, b ledger.Block, events []ledger.Event) error {
+	return s.write(ctx, epoch, func(st *memState) error {
+		if tip := st.journal[len(st.journal)-1]; b.Height != tip.Height+1 || b.Prev() != tip.Hash {
+			return conflict("block %d doesn't follow the tip", b.Height)
+		}
+		st.journal = append(st.journal, b)
+		for _, ev := range events {
+			if err := st.apply(b, ev); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (st *memState) apply(b ledger.Block, ev ledger.Event) error {
+	switch {
+	case ev.Mined != nil:
+		return st.mined(b, *ev.Mined)
+	case ev.Foreign != nil:
+		return st.spend(ev.Foreign.Coin, ledger.CoinForeign, ev.Foreign.TxID, b.Height)
+	case ev.Found != nil:
+		return st.revive(ev.Found.Coin, b.Height)
+	}
+	return errors.New("empty event")
+}
+
+func (st *memState) spend(o calpe.Outpoint, state ledger.CoinState, by calpe.BlockHash, height uint32) error {
+	c, ok := st.coins[o]
+	if !ok || c.State != ledger.CoinLive {
+		return conflict("coin %v is %s", o, c.State)
+	}
+	c.State, c.SpentBy, c.SpentHeight = state, by, height
+	st.coins[o] = c
+	for _, a := range st.of(o) {
+		if a.TxID != by && a.State.Unmined() {
+			if err := st.move(a.TxID, ledger.Replaced); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (st *memState) revive(o calpe.Outpoint, height uint32) error {
+	c, ok := st.coins[o]
+	if !ok || c.State != ledger.CoinVoid {
+		return conflict("coin %v is %s", o, c.State)
+	}
+	c.State, c.Height = ledger.CoinLive, height
+	st.coins[o] = c
+	for _, a := range st.of(o) {
+		if a.State == ledger.Void {
+			if err := st.restore(a.TxID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (st *memState) mined(b ledger.Block, m ledger.MinedAttempt) error {
+	txid := m.Evidence.TxID
+	if err := st.spend(m.Coin, ledger.CoinSpent, txid, b.Height); err != nil {
+		return err
+	}
+	if m.Import != nil {
+		if _, ok := st.attempts[txid]; ok {
+			return conflict("attempt %v is there", txid)
+		}
+		a := *m.Import
+		for _, o := range st.of(m.Coin) {
+			a.N = o.N
+		}
+		a.N++
+		st.attempts[txid] = memAttempt{Attempt: a, taken: true}
+	} else {
+		if st.attempts[txid].Coin != m.Coin {
+			return conflict("attempt %v is of another coin", txid)
+		}
+		if err := st.move(txid, ledger.Mined); err != nil {
+			return err
+		}
+		a := st.attempts[txid]
+		a.taken = true
+		if a.Raw == nil {
+			a.Raw = m.Raw
+		}
+		st.attempts[txid] = a
+	}
+	if st.seen[txid] == nil {
+		st.seen[txid] = map[calpe.BlockHash]memSighting{}
+	}
+	st.seen[txid][b.Hash] = memSighting{Anchor: m.Evidence}
+	if _, ok := st.coins[m.Next.Outpoint]; ok {
+		return st.revive(m.Next.Outpoint, b.Height)
+	}
+	st.coins[m.Next.Outpoint] = m.Next
+	return nil
+}
+
+func (s *memStore) Rewind(ctx context.Context, epoch uint64, tip, fork ledger.Block) error {
+	return s.write(ctx, epoch, func(st *memState) error {
+		n := slices.Index(st.journal, fork)
+		if n < 0 || tip == fork || st.journal[len(st.journal)-1] != tip {
+			return conflict("journal doesn't go from %d to %d", fork.Height, tip.Height)
+		}
+		st.journal = st.journal[:n+1]
+		for txid, blocks := range st.seen {
+			for hash, sight := range blocks {
+				if sight.Height > fork.Height && !sight.orphaned {
+					sight.orphaned = true
+					blocks[hash] = sight
+					if err := st.move(txid, ledger.Sent); err != nil {
+						return err
+					}
+				}
+			}
+		}
+		return st.rewindCoins(fork.Height)
+	})
+}
+
+func (st *memState) rewindCoins(height uint32) error {
+	for o, c := range st.coins {
+		spentAbove := c.SpentHeight > height
+		switch {
+		case c.State == ledger.CoinVoid:
+			continue
+		case c.Height > height:
+			c.State, c.Height, c.SpentBy, c.SpentHeight = ledger.CoinVoid, 0, calpe.BlockHash{}, 0
+		case spentAbove:
+			c.State, c.SpentBy, c.SpentHeight = ledger.CoinLive, calpe.BlockHash{}, 0
+		default:
+			continue
+		}
+		st.coins[o] = c
+		for _, a := range st.of(o) {
+			var err error
+			switch {
+			case c.State == ledger.CoinVoid:
+				err = st.move(a.TxID, ledger.Void)
+			case a.State == ledger.Replaced:
+				err = st.restore(a.TxID)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *memStore) Journal(ctx context.Context, from uint32, limit int) ([]ledger.Block, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	blocks := []ledger.Block{}
+	for _, b := range slices.Backward(s.state.journal) {
+		if b.Height <= from && len(blocks) < limit {
+			blocks = append(blocks, b)
+		}
+	}
+	return blocks, ctx.Err()
+}
+
+func (s *memStore) Attempt(ctx context.Context, txid calpe.BlockHash) (ledger.Attempt, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a, ok := s.state.attempts[txid]
+	return s.state.read(a), ok, ctx.Err()
+}
+
+func (s *memStore) Snapshot(ctx context.Context) (ledger.Snapshot, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.state
+	if len(st.journal) == 0 {
+		return ledger.Snapshot{}, ctx.Err()
+	}
+	snap := ledger.Snapshot{Tip: st.journal[len(st.journal)-1]}
+	for _, c := range st.coins {
+		switch {
+		case c.State == ledger.CoinLive:
+			snap.Live, snap.Attempts = &c, st.of(c.Outpoint)
+		case c.State == ledger.CoinForeign:
+			snap.Foreign = &c
+		case c.State == ledger.CoinVoid && c.MadeBy == (calpe.BlockHash{}):
+			snap.Void = &c
+		}
+	}
+	for _, m := range st.attempts {
+		a := st.read(m)
+		if a.State == ledger.Mined {
+			snap.Mined = append(snap.Mined, a)
+		}
+		if a.State.InBlock() {
+			snap.Anchored = max(snap.Anchored, a.Size)
+		}
+		if !a.Imported && a.Created.After(snap.LastCreated) {
+			snap.LastCreated = a.Created
+		}
+	}
+	slices.SortFunc(snap.Mined, func(a, b ledger.Attempt) int { return int(a.Size) - int(b.Size) })
+	return snap, ctx.Err()
+}

@@ -1,0 +1,386 @@
+package anchor_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/btcsuite/btcd/wire/v2"
+
+	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/anchor"
+	"github.com/calpe/calpe/anchor/ledger"
+	"github.com/calpe/calpe/anchor/wallet"
+)
+
+// firstStore is the store with the one write that isn't the engine's.
+type firstStore interface {
+	anchor.Store
+	InsertFirstCoin(ctx context.Context, coin ledger.Coin, blocks []ledger.Block) error
+}
+
+// fakeLog is a log that only has sizes: the root of n entries is a hash of n.
+type fakeLog struct {
+	mu         sync.Mutex
+	size, next uint64
+	fault      func(method string) error
+}
+
+func rootOf(size uint64) calpe.Hash {
+	return sha256.Sum256(binary.BigEndian.AppendUint64([]byte("root of"), size))
+}
+
+func (l *fakeLog) CheckpointHead(context.Context) (calpe.Checkpoint, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fault != nil {
+		if err := l.fault("head"); err != nil {
+			return calpe.Checkpoint{}, err
+		}
+	}
+	if l.size == 0 {
+		return calpe.Checkpoint{}, calpe.ErrNotFound
+	}
+	return calpe.Checkpoint{Size: l.size, Root: rootOf(l.size)}, nil
+}
+
+func (l *fakeLog) NextIndex(context.Context) (uint64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fault != nil {
+		if err := l.fault("next"); err != nil {
+			return 0, err
+		}
+	}
+	return l.next, nil
+}
+
+// grow adds entries and a checkpoint over all of them.
+func (l *fakeLog) grow(n uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.next += n
+	l.size = l.next
+}
+
+// world is everything that an engine meets.
+type world struct {
+	t      *testing.T
+	node   *fakeNode
+	store  firstStore
+	log    *fakeLog
+	signer *wallet.Signer
+	caps   wallet.Caps
+	now    time.Time
+	epoch  uint64
+	engine *anchor.Engine
+	halted error
+	faults *faultStore
+	logged bytes.Buffer
+	funds  int64
+}
+
+const interval = time.Hour
+
+func newWorld(t *testing.T, store firstStore) *world {
+	t.Helper()
+	w := emptyWorld(t, store)
+	w.node.empty(3)
+	w.begin(1_000_000)
+	return w
+}
+
+func emptyWorld(t *testing.T, store firstStore) *world {
+	t.Helper()
+	key, err := wallet.Create(filepath.Join(t.TempDir(), "anchor.key"), calpe.Regtest, time.Unix(1, 0))
+	if err != nil {
+		t.Fatalf("create key: %v", err)
+	}
+	w := &world{
+		t: t, node: newFakeNode(t), store: store, log: &fakeLog{}, epoch: 1,
+		caps: wallet.Caps{FeeRate: 50 * ledger.SatPerVB, Fee: 5_000},
+		now:  time.Date(2026, 11, 21, 9, 30, 0, 0, time.UTC),
+	}
+	if w.signer, err = wallet.New(wallet.Config{Key: key, Caps: w.caps}); err != nil {
+		t.Fatalf("make signer: %v", err)
+	}
+	w.faults = &faultStore{Store: store}
+	// I5: whatever reaches a node is stored before, signature and all.
+	w.node.onSend = func(raw []byte) {
+		var tx wire.MsgTx
+		if err := tx.Deserialize(bytes.NewReader(raw)); err != nil {
+			t.Fatalf("sent what isn't a transaction: %v", err)
+		}
+		a, ok, err := w.store.Attempt(context.Background(), calpe.BlockHash(tx.TxHash()))
+		if err != nil || !ok || !bytes.Equal(a.Raw, raw) || a.State != ledger.Signed && a.State != ledger.Sent {
+			t.Fatalf("sent %v, which is stored as %v (found: %v, error: %v)", tx.TxHash(), a.State, ok, err)
+		}
+	}
+	w.restart()
+	return w
+}
+
+// begin pays the first coin and begins the chain of coins with it.
+func (w *world) begin(value int64) {
+	w.t.Helper()
+	w.node.pay(w.signer.Script(), value)
+	w.funds = value
+	d, err := anchor.FindDeposit(w.t.Context(), w.node, w.signer.Script(), 0, 1000)
+	if err != nil {
+		w.t.Fatalf("find deposit: %v", err)
+	}
+	if err := w.store.InsertFirstCoin(w.t.Context(), d.Coin, d.Blocks); err != nil {
+		w.t.Fatalf("insert first coin: %v", err)
+	}
+}
+
+// restart is a new process: nothing in memory is left.
+func (w *world) restart() {
+	w.t.Helper()
+	var err error
+	w.engine, err = anchor.New(anchor.Config{
+		Network: calpe.Regtest, Store: w.faults, Node: w.node, Signer: w.signer, Log: w.log, Caps: w.caps,
+		Fallback: 3 * ledger.SatPerVB, Interval: interval, Depth: 6, Resend: 10 * time.Minute,
+		Now: func() time.Time { return w.now }, Halt: func(reason error) { w.halted = reason },
+		Logger: slog.New(slog.NewTextHandler(&w.logged, nil)),
+	})
+	if err != nil {
+		w.t.Fatalf("make engine: %v", err)
+	}
+}
+
+func (w *world) step() error {
+	w.t.Helper()
+	err := w.engine.Step(w.t.Context(), w.epoch)
+	w.check()
+	return err
+}
+
+func (w *world) mustStep() {
+	w.t.Helper()
+	if err := w.step(); err != nil {
+		w.t.Fatalf("step: %v", err)
+	}
+}
+
+func (w *world) stepWants(want error) {
+	w.t.Helper()
+	if err := w.step(); !errors.Is(err, want) {
+		w.t.Fatalf("step gave error %v, want %v", err, want)
+	}
+}
+
+func (w *world) snapshot() ledger.Snapshot {
+	w.t.Helper()
+	snap, err := w.store.Snapshot(context.Background())
+	if err != nil {
+		w.t.Fatalf("snapshot: %v", err)
+	}
+	return snap
+}
+
+// only is the single attempt of the live coin.
+func (w *world) only() ledger.Attempt {
+	w.t.Helper()
+	snap := w.snapshot()
+	if len(snap.Attempts) != 1 {
+		w.t.Fatalf("the live coin has %d attempts, want 1", len(snap.Attempts))
+	}
+	return snap.Attempts[0]
+}
+
+func (w *world) state(txid calpe.BlockHash) ledger.AttemptState {
+	w.t.Helper()
+	a, ok, err := w.store.Attempt(context.Background(), txid)
+	if err != nil || !ok {
+		w.t.Fatalf("attempt %v: found %v, error %v", txid, ok, err)
+	}
+	return a.State
+}
+
+func (w *world) wantState(txid calpe.BlockHash, want ledger.AttemptState) {
+	w.t.Helper()
+	if got := w.state(txid); got != want {
+		w.t.Fatalf("attempt %v is %s, want %s", txid, got, want)
+	}
+}
+
+// journal is all of the tip journal, oldest first.
+func (w *world) journal() []ledger.Block {
+	w.t.Helper()
+	blocks, err := w.store.Journal(context.Background(), 1<<31, 1<<20)
+	if err != nil {
+		w.t.Fatalf("journal: %v", err)
+	}
+	for i, j := 0, len(blocks)-1; i < j; i, j = i+1, j-1 {
+		blocks[i], blocks[j] = blocks[j], blocks[i]
+	}
+	return blocks
+}
+
+// check compares the whole stored state with the blocks of the journal, and
+// with itself. It runs after every step, whatever the step said.
+func (w *world) check() {
+	w.t.Helper()
+	snap := w.snapshot()
+	if snap.Tip == (ledger.Block{}) {
+		return
+	}
+	journal := w.journal()
+	coin, value := calpe.Outpoint{}, int64(0) // the coin that the blocks leave unspent
+	var anchored uint64
+	for i, b := range journal {
+		if i > 0 && (b.Prev() != journal[i-1].Hash || b.Height != journal[i-1].Height+1) {
+			w.t.Fatalf("journal: block %d doesn't follow its predecessor", b.Height)
+		}
+		for _, tx := range w.node.byHash[b.Hash].Transactions {
+			id := calpe.BlockHash(tx.TxHash())
+			pays := len(tx.TxOut) == 2 && bytes.Equal(tx.TxOut[1].PkScript, w.signer.Script())
+			_, err := calpe.ParsePayloadScript(tx.TxOut[0].PkScript)
+			ours := pays && err == nil && spendsCoin(&wire.MsgTx{TxIn: tx.TxIn[:1]}, coin)
+			switch {
+			case pays && coin == (calpe.Outpoint{}):
+				coin, value = calpe.Outpoint{TxID: id, Vout: 1}, tx.TxOut[1].Value // the first coin
+			case spendsCoin(tx, coin) && ours:
+				size := w.checkAnchor(b, tx, id, value)
+				anchored = max(anchored, size)
+				coin, value = calpe.Outpoint{TxID: id, Vout: 1}, tx.TxOut[1].Value
+			case spendsCoin(tx, coin):
+				if snap.Foreign == nil || snap.Foreign.Outpoint != coin || snap.Foreign.SpentBy != id {
+					w.t.Fatalf("block %d holds a foreign spend of %v that isn't recorded", b.Height, coin)
+				}
+				coin = calpe.Outpoint{TxID: id, Vout: 1 << 20} // nothing is live behind it
+			}
+		}
+	}
+	live := calpe.Outpoint{}
+	if snap.Live != nil {
+		live = snap.Live.Outpoint
+	}
+	if snap.Foreign == nil && live != coin {
+		w.t.Fatalf("live coin is %v, the blocks say %v", live, coin)
+	}
+	if snap.Live != nil && (snap.Foreign != nil || snap.Live.Value != value) {
+		w.t.Fatalf("live coin has %d sat, the blocks say %d; foreign: %v", snap.Live.Value, value, snap.Foreign)
+	}
+	if snap.Anchored != anchored {
+		w.t.Fatalf("anchored size is %d, the blocks say %d", snap.Anchored, anchored)
+	}
+	for _, a := range snap.Attempts {
+		if a.State.InBlock() || a.State == ledger.Void || a.State == ledger.Replaced {
+			w.t.Fatalf("attempt %v of the live coin is %s", a.TxID, a.State)
+		}
+		if a.State != ledger.Created && len(a.Raw) == 0 {
+			w.t.Fatalf("attempt %v is %s without a signature", a.TxID, a.State)
+		}
+	}
+}
+
+func spendsCoin(tx *wire.MsgTx, coin calpe.Outpoint) bool {
+	for _, in := range tx.TxIn {
+		if calpe.BlockHash(in.PreviousOutPoint.Hash) == coin.TxID && in.PreviousOutPoint.Index == coin.Vout {
+			return true
+		}
+	}
+	return false
+}
+
+func (w *world) checkAnchor(b ledger.Block, tx *wire.MsgTx, id calpe.BlockHash, value int64) uint64 {
+	w.t.Helper()
+	a, ok, err := w.store.Attempt(context.Background(), id)
+	if err != nil || !ok || !a.State.InBlock() || a.Height != b.Height {
+		w.t.Fatalf("block %d holds %v, stored as %q at height %d (found: %v, error: %v)", b.Height, id, a.State, a.Height, ok, err)
+	}
+	if fee := value - tx.TxOut[1].Value; a.Fee != fee {
+		w.t.Fatalf("recorded fee of %v is %d sat, the chain's is %d", id, a.Fee, fee)
+	}
+	if a.Root != rootOf(a.Size) {
+		w.t.Fatalf("attempt %v has the root of another size", id)
+	}
+	if weight := 3*tx.SerializeSizeStripped() + tx.SerializeSize(); (weight+3)/4 > 161 {
+		w.t.Fatalf("attempt %v has %d weight units, above 161 vB", id, weight)
+	}
+	return a.Size
+}
+
+// settle mines and steps until the whole log is in final anchors.
+func (w *world) settle() {
+	w.t.Helper()
+	for range 40 {
+		if err := w.step(); err != nil && (errors.Is(err, ledger.ErrConflict) || errors.Is(err, calpe.ErrLostLeadership)) {
+			w.restart()
+		}
+		snap := w.snapshot()
+		if snap.Anchored == w.log.size && len(snap.Mined) == 0 {
+			return
+		}
+		w.node.mine()
+		w.now = w.now.Add(10 * time.Minute)
+	}
+	w.t.Fatalf("the log never became final; the engine's log:\n%s", w.logged.String())
+}
+
+// faultStore lets writes and reads fail: not applied, or applied without an answer.
+type faultStore struct {
+	anchor.Store
+	fault func(method string) (apply bool, err error)
+}
+
+func (s *faultStore) do(method string, call func() error) error {
+	if s.fault == nil {
+		return call()
+	}
+	apply, fault := s.fault(method)
+	if apply {
+		if err := call(); err != nil {
+			return err
+		}
+	}
+	return fault
+}
+
+func (s *faultStore) CreateAttempt(ctx context.Context, epoch uint64, a ledger.Attempt) error {
+	return s.do("create", func() error { return s.Store.CreateAttempt(ctx, epoch, a) })
+}
+
+func (s *faultStore) StoreSigned(ctx context.Context, epoch uint64, txid calpe.BlockHash, raw []byte) error {
+	return s.do("signed", func() error { return s.Store.StoreSigned(ctx, epoch, txid, raw) })
+}
+
+func (s *faultStore) RecordAnswer(ctx context.Context, epoch uint64, txid calpe.BlockHash, answer ledger.Answer, at time.Time) error {
+	return s.do("answer", func() error { return s.Store.RecordAnswer(ctx, epoch, txid, answer, at) })
+}
+
+func (s *faultStore) ConnectBlock(ctx context.Context, epoch uint64, b ledger.Block, events []ledger.Event) error {
+	return s.do("connect", func() error { return s.Store.ConnectBlock(ctx, epoch, b, events) })
+}
+
+func (s *faultStore) Rewind(ctx context.Context, epoch uint64, tip, fork ledger.Block) error {
+	return s.do("rewind", func() error { return s.Store.Rewind(ctx, epoch, tip, fork) })
+}
+
+func (s *faultStore) MarkFinal(ctx context.Context, epoch uint64, txid calpe.BlockHash) error {
+	return s.do("final", func() error { return s.Store.MarkFinal(ctx, epoch, txid) })
+}
+
+func (s *faultStore) Attempt(ctx context.Context, txid calpe.BlockHash) (a ledger.Attempt, ok bool, err error) {
+	err = s.do("attempt", func() error { a, ok, err = s.Store.Attempt(ctx, txid); return err })
+	return a, ok, err
+}
+
+func (s *faultStore) Snapshot(ctx context.Context) (snap ledger.Snapshot, err error) {
+	err = s.do("snapshot", func() error { snap, err = s.Store.Snapshot(ctx); return err })
+	return snap, err
+}
+
+func (s *faultStore) Journal(ctx context.Context, from uint32, limit int) (blocks []ledger.Block, err error) {
+	err = s.do("journal", func() error { blocks, err = s.Store.Journal(ctx, from, limit); return err })
+	return blocks, err
+}
