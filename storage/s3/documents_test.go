@@ -633,6 +633,28 @@ func TestStalledDownload(t *testing.T) {
 	}
 }
 
+// Nor does one that takes the request and never answers.
+func TestNoAnswer(t *testing.T) {
+	stop := make(chan struct{})
+	p := newProxy(t, func(r *http.Request) fault {
+		if isGet(r) {
+			return hang
+		}
+		return pass
+	})
+	p.stop = stop
+	t.Cleanup(func() { close(stop) })
+	store, _ := setup(t, p.use, func(cfg *s3.Config) { cfg.RequestTimeout = 50 * time.Millisecond; cfg.Attempts = 2 })
+	key := newKey()
+	object := put(t, store, key, content(7, 100))
+	if _, err := readRange(t.Context(), store, object, key, 0, -1); err == nil || !strings.Contains(err.Error(), "begin to answer") {
+		t.Errorf("error %v", err)
+	}
+	if p.faults() != 2 {
+		t.Errorf("%d requests, want 2", p.faults())
+	}
+}
+
 type stalling struct{ stop chan struct{} }
 
 func (s stalling) Read([]byte) (int, error) {

@@ -27,7 +27,8 @@ func (s *Store) ReadFence(ctx context.Context) (data []byte, etag string, err er
 // ReplaceFence writes the fence if its ETag is still etag, or, if etag is empty, if
 // there is none; of many writers with the same etag exactly one wins. The others
 // get [ErrConflict] and have written nothing. A fence that has vanished is
-// [calpe.ErrNotFound].
+// [calpe.ErrNotFound]. On many servers the ETag is a hash of the content: data must
+// differ from all that the fence ever held, or an old ETag comes back to life.
 //
 // It is sent once and never again by itself: after any other error nobody knows
 // whether it was applied, and the caller must read the fence before it goes on.

@@ -37,7 +37,8 @@ func (s *Store) PutLogObject(ctx context.Context, path string, data []byte, cont
 
 // ReplaceLogObject stores an object of the log whatever was there. It is only for
 // what no signed checkpoint covers yet: tiles that a crashed batch left behind.
-// Repeating it with the same bytes is harmless.
+// Repeating it with the same bytes is harmless. After an error the request may
+// still be on its way and be applied late, over what was written meanwhile.
 func (s *Store) ReplaceLogObject(ctx context.Context, path string, data []byte, contentType, cacheControl string) error {
 	if err := checkLogPath(path); err != nil {
 		return err

@@ -183,6 +183,7 @@ const (
 	cutAfter         // the server does it, the answer is lost: failed, but applied
 	overloaded       // answered with 503 SlowDown, not applied
 	claimDone        // answered with success, not applied: a server that ignores what it was asked
+	hang             // not answered until stop is closed
 )
 
 // proxy stands between the store and the server and breaks what plan says.
@@ -191,6 +192,7 @@ type proxy struct {
 	plan    func(r *http.Request) fault
 	body    func(r *http.Response) // changes answers, may be nil
 	broken  int
+	stop    chan struct{}
 	claim   int // the status that claimDone answers with
 	forward *httputil.ReverseProxy
 	server  *httptest.Server
@@ -258,6 +260,8 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case cutAfter:
 		p.forward.ServeHTTP(discard{http.Header{}}, r)
 		panic(http.ErrAbortHandler)
+	case hang:
+		<-p.stop
 	case overloaded:
 		_, _ = io.Copy(io.Discard, r.Body)
 		w.WriteHeader(http.StatusServiceUnavailable)

@@ -37,7 +37,7 @@ type Config struct {
 	UploadMemory int64 // bytes of buffers for all uploads together, 256 MiB by default
 
 	RequestTimeout  time.Duration // one attempt of a request without much of a body, 30 s by default
-	TransferTimeout time.Duration // one attempt to send one part, 5 min by default
+	TransferTimeout time.Duration // one attempt to send or put together parts, 2 min by default
 	IdleTimeout     time.Duration // the server sends nothing of an answer's body, 30 s by default
 	Attempts        int           // how often a request is sent at most, 4 by default
 	RetryDelay      time.Duration // pause before the second attempt, doubled for each further; 100 ms by default
@@ -75,7 +75,7 @@ func New(cfg Config) (*Store, error) {
 	cfg.PartSize = cmp.Or(cfg.PartSize, maxPartSize)
 	cfg.UploadMemory = cmp.Or(cfg.UploadMemory, 256<<20)
 	cfg.RequestTimeout = cmp.Or(cfg.RequestTimeout, 30*time.Second)
-	cfg.TransferTimeout = cmp.Or(cfg.TransferTimeout, 5*time.Minute)
+	cfg.TransferTimeout = cmp.Or(cfg.TransferTimeout, 2*time.Minute)
 	cfg.IdleTimeout = cmp.Or(cfg.IdleTimeout, 30*time.Second)
 	cfg.Attempts = cmp.Or(cfg.Attempts, 4)
 	cfg.RetryDelay = cmp.Or(cfg.RetryDelay, 100*time.Millisecond)
@@ -198,5 +198,5 @@ func (s *Store) pause(ctx context.Context, attempt int) error {
 // cleanupContext outlives the caller's, for work that must be done because the
 // caller's work failed.
 func (s *Store) cleanupContext(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), 2*s.cfg.RequestTimeout)
+	return context.WithTimeout(context.WithoutCancel(ctx), s.cfg.RequestTimeout)
 }

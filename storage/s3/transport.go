@@ -12,23 +12,28 @@ import (
 	"time"
 )
 
-var errIdle = errors.New("server stopped sending")
+var (
+	errNoAnswer = errors.New("server didn't begin to answer in time")
+	errIdle     = errors.New("server stopped sending")
+)
 
-// transport adds to http.Transport the one time-out it lacks: a server that
-// stops in the middle of an answer's body. A reader who is slow to ask for more
-// doesn't count.
+// transport adds to http.Transport the time-outs it lacks. A read must be
+// answered sooner than a write, for which a server may have to move gigabytes. And a
+// server may stop in the middle of an answer's body; a reader who is slow to ask
+// for more doesn't count.
 type transport struct {
-	base http.RoundTripper
-	idle time.Duration
+	base   http.RoundTripper
+	answer time.Duration // until the headers of the answer to a read
+	idle   time.Duration
 }
 
 func newTransport(cfg Config) http.RoundTripper {
-	return &transport{idle: cfg.IdleTimeout, base: &http.Transport{
+	return &transport{answer: cfg.RequestTimeout, idle: cfg.IdleTimeout, base: &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   10 * time.Second,
 		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12},
-		ResponseHeaderTimeout: cfg.RequestTimeout,
+		ResponseHeaderTimeout: cfg.TransferTimeout,
 		IdleConnTimeout:       time.Minute,
 		MaxIdleConns:          128,
 		MaxIdleConnsPerHost:   128,
@@ -41,8 +46,15 @@ func newTransport(cfg Config) http.RoundTripper {
 // RoundTrip implements [http.RoundTripper].
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
+	if req.Method == http.MethodGet || req.Method == http.MethodHead {
+		timer := time.AfterFunc(t.answer, func() { cancel(errNoAnswer) })
+		defer timer.Stop()
+	}
 	resp, err := t.base.RoundTrip(req.WithContext(ctx))
 	if err != nil {
+		if context.Cause(ctx) == errNoAnswer {
+			err = errNoAnswer
+		}
 		cancel(err)
 		return nil, err
 	}
