@@ -163,7 +163,7 @@ const (
 // inserts the group's row as if there were none. errKnownKeys if there are.
 func (c *groupCommit) insertGroup(ctx context.Context, conn *pgx.Conn) (err error) {
 	b := new(pgx.Batch)
-	b.Queue("begin isolation level read committed read write")
+	b.Queue("begin isolation level read committed")
 	b.Queue("SELECT pg_advisory_xact_lock($1)", intakeLock)
 	if owners, hashes := c.keys(); len(owners) > 0 {
 		b.Queue(knownKeysSQL, owners, hashes).Query(c.scanKnown)
@@ -255,11 +255,15 @@ func hash32(b []byte) (h calpe.Hash, err error) {
 }
 
 // Idempotency is what an owner's Idempotency-Key was used for; calpe.ErrNotFound
-// if it wasn't. A race with a commit is settled by [DB.CommitGroup].
+// if it wasn't. What it finds is durable and on the synchronous standbys, so it
+// may be answered. A race with a commit is settled by [DB.CommitGroup].
 func (db *DB) Idempotency(ctx context.Context, owner string, keyHash calpe.Hash) (calpe.Idempotency, error) {
 	row := db.on(ctx).QueryRow(ctx, knownKeysSQL, []string{owner}, [][]byte{keyHash[:]})
 	i, err := scanIdempotency(row)
-	return i, translate("read idempotency key", err)
+	if err != nil {
+		return calpe.Idempotency{}, translate("read idempotency key", err)
+	}
+	return i, db.barrier(ctx, "read idempotency key")
 }
 
 // rows queues what goes with the group's entries.

@@ -51,10 +51,12 @@ func (db *DB) commitGroup(ctx context.Context, c *groupCommit) (calpe.GroupResul
 	c.markRepeated()
 	for {
 		c.arrange()
-		if len(c.fresh) == 0 {
-			return c.finish(), nil
+		var err error
+		if len(c.fresh) > 0 {
+			err = db.tryGroup(ctx, c)
+		} else if err = db.barrier(ctx, "see that the known submissions are safe"); err != nil {
+			err = notCommitted(err)
 		}
-		err := db.tryGroup(ctx, c)
 		switch {
 		case errors.Is(err, errKnownKeys): // each round leaves out at least one submission
 		case errors.Is(err, calpe.ErrUnknownOutcome):
@@ -182,9 +184,11 @@ func (db *DB) resolve(ctx context.Context, c *groupCommit) error {
 }
 
 // lookUpGroup reports whether the group stands in the log where it was put, on a
-// new connection to the same instance, under the intake lock. If it does, it
-// also commits a transaction of its own: its commit record lies behind the
-// group's, so once it is flushed and replicated, so is the group.
+// new connection to the same instance, under the intake lock. It also commits a
+// transaction of its own: that one's record lies behind the group's, so once it
+// is flushed and replicated, so is the group. The message is there to be written
+// to the WAL: COMMIT waits for nothing if its transaction wrote none, even if it
+// has an id.
 func (db *DB) lookUpGroup(ctx context.Context, c *groupCommit) (found bool, err error) {
 	conn, err := db.connect(ctx)
 	if err != nil {
@@ -199,15 +203,42 @@ func (db *DB) lookUpGroup(ctx context.Context, c *groupCommit) (found bool, err 
 		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", intakeLock); err != nil {
 			return err
 		}
-		const sql = `SELECT pg_current_xact_id() IS NOT NULL AND
-			EXISTS (SELECT FROM entry_group WHERE first = $1 AND group_id = $2)`
+		const sql = barrierSQL + ` AND EXISTS (SELECT FROM entry_group WHERE first = $1 AND group_id = $2)`
 		return tx.QueryRow(ctx, sql, c.result.First, [16]byte(c.group.ID)).Scan(&found)
 	})
 	if err == nil && s.warned {
-		err = errors.New("the wait for the synchronous standby was given up")
+		err = errStandby
 	}
 	return found, translate("look for the group", err)
 }
+
+// barrierSQL writes something to the WAL, so that COMMIT has something to wait for.
+const barrierSQL = `SELECT pg_logical_emit_message(true, 'calpe', 'commit barrier') IS NOT NULL`
+
+// barrier returns nil when all that can be seen now is also on the synchronous
+// standbys. A commit of which the wait was given up can be seen before.
+func (db *DB) barrier(ctx context.Context, what string) error {
+	conn, release, err := db.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return passBarrier(ctx, conn, what)
+}
+
+func passBarrier(ctx context.Context, conn *pgx.Conn, what string) error {
+	s := sessionOf(conn)
+	s.warned = false
+	if _, err := conn.Exec(ctx, barrierSQL); err != nil {
+		return translate(what, err)
+	}
+	if s.warned {
+		return unavailableError(what, errStandby)
+	}
+	return nil
+}
+
+var errStandby = errors.New("the wait for the synchronous standby was given up")
 
 // wait returns nil after d, or ctx's error before.
 func wait(ctx context.Context, d time.Duration) error {

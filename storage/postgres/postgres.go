@@ -125,6 +125,7 @@ func configureConnection(cc *pgx.ConnConfig, cfg Config) {
 	p["timezone"] = "UTC"
 	p["synchronous_commit"] = "on" // an acknowledged index is a promise (I7)
 	p["default_transaction_isolation"] = "read committed"
+	p["default_transaction_read_only"] = "off"
 	p["statement_timeout"] = milliseconds(cfg.StatementTimeout)
 	p["lock_timeout"] = milliseconds(cfg.LockTimeout)
 	p["idle_in_transaction_session_timeout"] = milliseconds(cfg.IdleInTransactionTimeout)

@@ -30,6 +30,7 @@ type proxy struct {
 
 	mu     sync.Mutex
 	server string // where connections go
+	next   string // where they go after the fault, if not empty
 	armed  fault
 	refuse int // how many connections to refuse after the fault; -1: all
 	conns  []net.Conn
@@ -110,6 +111,9 @@ func (p *proxy) take() fault {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	f := p.armed
+	if f != none && p.next != "" {
+		p.server = p.next
+	}
 	p.armed = none
 	return f
 }

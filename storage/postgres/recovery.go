@@ -17,7 +17,8 @@ var errNoIntakeLock = errors.New("the intake lock is not held: call within WithI
 
 // WithIntakeLock runs fn while no process can commit a group. It waits for the
 // group that is being committed, and no longer than Config.LockTimeout
-// (calpe.CodeUnavailable).
+// (calpe.CodeUnavailable). All that fn sees in the log is durable and on the
+// synchronous standbys.
 //
 // The lock belongs to one connection, which fn's context carries: within fn,
 // every method that is called with that context works on that connection, one
@@ -35,6 +36,9 @@ func (db *DB) WithIntakeLock(ctx context.Context, fn func(ctx context.Context) e
 	defer closeConn(ctx, conn) // which releases the lock
 	if _, err := conn.Exec(ctx, `SELECT pg_advisory_lock($1)`, intakeLock); err != nil {
 		return translate("lock intake", err)
+	}
+	if err := passBarrier(ctx, conn, "lock intake"); err != nil {
+		return err
 	}
 	return fn(context.WithValue(ctx, heldConn{db}, conn))
 }
