@@ -73,12 +73,12 @@ func (s *Server) postDocument(w http.ResponseWriter, r *http.Request) error {
 	answer := describe(done.Document, calpe.Received)
 	if marks, err := s.cfg.Watermarks.Watermarks(r.Context()); err == nil {
 		// An earlier request with the same key may have come further since.
-		if state, ok := marks.State(done.Document.Index); ok {
+		if state, ok := marks.State(done.Index); ok {
 			answer.State = state
 		}
 	}
 	answer.Acknowledgement = acknowledged(done.Acknowledgement)
-	w.Header().Set("Location", "/v1/documents/"+done.Document.ID.String())
+	w.Header().Set("Location", "/v1/documents/"+done.ID.String())
 	return writeJSON(w, http.StatusCreated, answer)
 }
 

@@ -106,8 +106,13 @@ func (s *Server) routes() http.Handler {
 	mux.NotFound(s.handle(func(http.ResponseWriter, *http.Request) error {
 		return calpe.Errorf(calpe.CodeNotFound, "There is nothing at this address.")
 	}))
-	mux.MethodNotAllowed(s.handle(func(_ http.ResponseWriter, r *http.Request) error {
-		return calpe.Errorf(calpe.CodeMethodNotAllowed, "%s is not possible here.", r.Method)
+	mux.MethodNotAllowed(s.handle(func(w http.ResponseWriter, r *http.Request) error {
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			if mux.Match(chi.NewRouteContext(), method, r.URL.Path) {
+				w.Header().Add("Allow", method)
+			}
+		}
+		return calpe.Errorf(calpe.CodeMethodNotAllowed, "This resource doesn't have that method.")
 	}))
 
 	mux.Get("/livez", s.handle(s.live))

@@ -169,7 +169,7 @@ func (s *service) lead(ctx context.Context, role string, run func(ctx context.Co
 	for {
 		err := s.db.Lead(ctx, role, run)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the shutdown is why it ended
 		}
 		if errors.Is(err, batch.ErrForked) || errors.Is(err, anchor.ErrAheadOfLog) {
 			s.recorder.Halt(err)

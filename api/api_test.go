@@ -1,0 +1,841 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime/multipart"
+	"net/http"
+	"net/http/httptest"
+	"net/textproto"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/api"
+	"github.com/calpe/calpe/intake"
+	"github.com/calpe/calpe/merkle"
+	"github.com/calpe/calpe/receipt"
+	"github.com/calpe/calpe/receipt/statement"
+)
+
+// world is a small deployment in memory. It keeps the contracts of the
+// interfaces that the server consumes: a document belongs to its owner, an entry
+// exists below the head, a proof verifies.
+type world struct {
+	t         *testing.T
+	now       time.Time
+	identity  receipt.Identity
+	keys      map[string]statement.Key
+	entries   []calpe.Entry
+	documents map[calpe.DocumentID]intake.Document
+	contents  map[calpe.DocumentID][]byte
+	tokens    map[calpe.Hash]calpe.Token
+	uploads   []intake.Upload
+	uploadErr error
+	head      calpe.Checkpoint
+	down      error // of every read, if set
+	logs      *bytes.Buffer
+	server    *api.Server
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{
+		t: t, now: time.Date(2026, 11, 21, 9, 30, 0, 0, time.UTC), logs: new(bytes.Buffer),
+		keys: map[string]statement.Key{}, documents: map[calpe.DocumentID]intake.Document{},
+		contents: map[calpe.DocumentID][]byte{}, tokens: map[calpe.Hash]calpe.Token{},
+	}
+	const origin = "test.calpe.example/log"
+	genesis, err := calpe.ParseBlockHash("0f9188f13cb7b2c71f2a335e3a4fc328bf5beb436012afca590b1a11466e2206")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.identity = receipt.Identity{Origin: origin, Network: calpe.Regtest, Genesis: genesis}
+	for name, into := range map[string]*[]string{
+		origin: &w.identity.CheckpointKeys, receipt.AcknowledgementKeyName(origin): &w.identity.AcknowledgementKeys,
+		receipt.StatementKeyName(origin): &w.identity.StatementKeys,
+	} {
+		key, err := statement.GenerateKey(zeros{byte(len(name))}, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.keys[name], *into = key, []string{key.Verifier()}
+	}
+	w.entries = []calpe.Entry{w.identity.Entry()}
+	server, err := api.New(api.Config{
+		Intake: w, Tokens: w, Entries: w, Anchors: w, Proofs: w, Acknowledgements: w, Agencies: w, Watermarks: w, Objects: w,
+		Identity: w.identity, MaxDocument: 1 << 20, Now: func() time.Time { return w.now },
+		Logger: slog.New(slog.NewTextHandler(w.logs, nil)),
+		Ready: []api.Dependency{
+			{Name: "postgres", Check: func(context.Context) error { return w.down }},
+			{Name: "s3", Check: func(context.Context) error { return nil }},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.server = server
+	w.token("calpe_alice", "alice", "documents", "commitments")
+	return w
+}
+
+// zeros is a bad source of randomness, which is what a test wants.
+type zeros struct{ b byte }
+
+func (z zeros) Read(b []byte) (int, error) {
+	for i := range b {
+		b[i] = z.b
+	}
+	return len(b), nil
+}
+
+func (w *world) token(token, owner string, scopes ...string) {
+	w.tokens[api.HashToken(token)] = calpe.Token{Owner: owner, Hash: api.HashToken(token), Scopes: scopes}
+}
+
+func (w *world) add(c calpe.Commitment) uint64 {
+	index := uint64(len(w.entries))
+	w.entries = append(w.entries, calpe.Entry{Index: index, Commitment: c})
+	return index
+}
+
+func (w *world) leaves() []calpe.Hash {
+	leaves := make([]calpe.Hash, len(w.entries))
+	for i, e := range w.entries {
+		b := e.Bytes()
+		leaves[i] = merkle.LeafHash(b[:])
+	}
+	return leaves
+}
+
+// seal makes a checkpoint of everything.
+func (w *world) seal() {
+	root := merkle.Root(w.leaves())
+	size := uint64(len(w.entries))
+	note, err := receipt.SignCheckpoint(w.keys[w.identity.Origin], w.identity.Origin, size, root)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.head = calpe.Checkpoint{Size: size, Root: root, Note: note, Time: w.now}
+}
+
+func (w *world) Upload(_ context.Context, u intake.Upload) (intake.Uploaded, error) {
+	body, err := io.ReadAll(u.Body)
+	if err != nil {
+		return intake.Uploaded{}, fmt.Errorf("read document: %w", err)
+	}
+	if w.uploadErr != nil {
+		return intake.Uploaded{}, w.uploadErr
+	}
+	digest := calpe.Digest(sha256.Sum256(body))
+	if u.ExpectedDigest != nil && *u.ExpectedDigest != digest {
+		return intake.Uploaded{}, calpe.Errorf(calpe.CodeDigestMismatch, "The digest differs.")
+	}
+	w.uploads = append(w.uploads, u)
+	d := intake.Document{
+		ID: calpe.DocumentID{byte(len(w.entries))}, Index: w.add(calpe.Commit(digest, calpe.Salt{7})), Owner: u.Owner, Name: u.Name,
+		MediaType: u.MediaType, Digest: digest, Salt: calpe.Salt{7}, Size: int64(len(body)), Created: w.now,
+	}
+	w.documents[d.ID], w.contents[d.ID] = d, body
+	ack, err := w.AcknowledgementOf(context.Background(), d.Index)
+	return intake.Uploaded{Document: d, Acknowledgement: ack}, err
+}
+
+func (w *world) Commit(_ context.Context, c intake.Commitments) (intake.Recorded, error) {
+	if c.Commitments[0].IsVoid() {
+		return intake.Recorded{}, calpe.Errorf(calpe.CodeInvalidRequest, "void")
+	}
+	index := w.add(c.Commitments[0])
+	ack, err := w.AcknowledgementOf(context.Background(), index)
+	return intake.Recorded{First: index, Acknowledgement: ack}, err
+}
+
+func (w *world) Document(_ context.Context, id calpe.DocumentID, owner string) (intake.Document, error) {
+	d, ok := w.documents[id]
+	if !ok || d.Owner != owner {
+		return intake.Document{}, calpe.Errorf(calpe.CodeNotFound, "There is no such document.")
+	}
+	return d, w.down
+}
+
+func (w *world) Content(_ context.Context, id calpe.DocumentID, _ string, offset, length int64) (io.ReadCloser, error) {
+	return io.NopCloser(bytes.NewReader(w.contents[id][offset : offset+length])), nil
+}
+
+func (w *world) TokenByHash(_ context.Context, hash calpe.Hash) (calpe.Token, error) {
+	if w.down != nil {
+		return calpe.Token{}, w.down
+	}
+	t, ok := w.tokens[hash]
+	if !ok {
+		return calpe.Token{}, calpe.ErrNotFound
+	}
+	return t, nil
+}
+
+func (w *world) Entry(_ context.Context, index uint64) (calpe.Entry, error) {
+	if index >= uint64(len(w.entries)) {
+		return calpe.Entry{}, calpe.ErrNotFound
+	}
+	return w.entries[index], nil
+}
+
+func (w *world) Statement(context.Context, uint64) (calpe.Statement, error) {
+	return calpe.Statement{}, calpe.ErrNotFound
+}
+
+func (w *world) CheckpointHead(context.Context) (calpe.Checkpoint, error) {
+	if w.head.Size == 0 {
+		return calpe.Checkpoint{}, calpe.ErrNotFound
+	}
+	return w.head, nil
+}
+
+func (w *world) CheckpointAt(_ context.Context, size uint64) (calpe.Checkpoint, error) {
+	if size != w.head.Size {
+		return calpe.Checkpoint{}, calpe.ErrNotFound
+	}
+	return w.head, nil
+}
+
+func (w *world) AnchorFor(context.Context, uint64) (calpe.Anchor, error) {
+	return calpe.Anchor{}, calpe.ErrNotFound
+}
+
+func (w *world) AnchorOfSize(context.Context, uint64) (calpe.Anchor, error) {
+	return calpe.Anchor{}, calpe.ErrNotFound
+}
+
+func (w *world) Agency(context.Context, string) (calpe.Agency, error) {
+	return calpe.Agency{}, calpe.ErrNotFound
+}
+
+func (w *world) Proof(_ context.Context, e calpe.Entry, cp calpe.Checkpoint) ([]calpe.Hash, error) {
+	return merkle.InclusionPath(w.leaves()[:cp.Size], e.Index)
+}
+
+func (w *world) AcknowledgementOf(_ context.Context, index uint64) (intake.Acknowledgement, error) {
+	ack := receipt.Acknowledgement{
+		Log: w.identity.Hash(), First: index, Count: 1, Root: w.leaves()[index], Time: w.now, Deadline: w.now.Add(time.Hour),
+	}
+	note, err := receipt.SignAcknowledgement(w.keys[receipt.AcknowledgementKeyName(w.identity.Origin)], ack)
+	return intake.Acknowledgement{Note: note}, err
+}
+
+func (w *world) Watermarks(context.Context) (calpe.Watermarks, error) {
+	return calpe.Watermarks{Next: uint64(len(w.entries)), Checkpointed: w.head.Size}, w.down
+}
+
+func (w *world) ReadLogObject(_ context.Context, path string, _ int64) ([]byte, error) {
+	if path != "tile/0/000.p/1" {
+		return nil, calpe.ErrNotFound
+	}
+	leaf := w.leaves()[0]
+	return leaf[:], nil
+}
+
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+func (a answer) code(t *testing.T) string {
+	t.Helper()
+	if got := a.header.Get("Content-Type"); got != "application/problem+json" {
+		t.Fatalf("status %d with Content-Type %q, want a problem: %s", a.status, got, a.body)
+	}
+	var p struct {
+		Type, Title, Code string
+		Status            int
+	}
+	if err := json.Unmarshal(a.body, &p); err != nil {
+		t.Fatal(err)
+	}
+	if p.Status != a.status || p.Type != "urn:calpe:error:"+p.Code || p.Title == "" {
+		t.Errorf("problem %s doesn't fit status %d", a.body, a.status)
+	}
+	return p.Code
+}
+
+func (w *world) do(method, path string, body io.Reader, header ...string) answer {
+	w.t.Helper()
+	r := httptest.NewRequest(method, path, body)
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Add(header[i], header[i+1])
+	}
+	rec := httptest.NewRecorder()
+	w.server.ServeHTTP(rec, r)
+	return answer{rec.Code, rec.Header(), rec.Body.Bytes()}
+}
+
+func (w *world) as(token, method, path string, body io.Reader, header ...string) answer {
+	w.t.Helper()
+	return w.do(method, path, body, append(header, "Authorization", "Bearer "+token)...)
+}
+
+type part struct {
+	header textproto.MIMEHeader
+	body   string
+}
+
+func formPart(name, file, body string, header ...string) part {
+	disposition := fmt.Sprintf("form-data; name=%q", name)
+	if file != "" {
+		disposition += fmt.Sprintf("; filename=%q", file)
+	}
+	h := textproto.MIMEHeader{"Content-Disposition": {disposition}}
+	for i := 0; i < len(header); i += 2 {
+		h.Set(header[i], header[i+1])
+	}
+	return part{h, body}
+}
+
+func form(t *testing.T, parts ...part) (body []byte, contentType string) {
+	t.Helper()
+	var b bytes.Buffer
+	m := multipart.NewWriter(&b)
+	for _, p := range parts {
+		w, err := m.CreatePart(p.header)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(w, p.body)
+	}
+	m.Close()
+	return b.Bytes(), m.FormDataContentType()
+}
+
+func contentDigest(body string) string {
+	d := sha256.Sum256([]byte(body))
+	return "sha-256=:" + base64.StdEncoding.EncodeToString(d[:]) + ":"
+}
+
+func TestUploadRaw(t *testing.T) {
+	w := newWorld(t)
+	a := w.as("calpe_alice", "POST", "/v1/documents", strings.NewReader("deed"), "Content-Type", "text/plain; charset=utf-8",
+		"Content-Disposition", `attachment; filename*=UTF-8''T%C3%ADtulo.txt`, "Content-Digest", contentDigest("deed"), "Idempotency-Key", "k-1")
+	if a.status != http.StatusCreated {
+		t.Fatalf("status %d: %s", a.status, a.body)
+	}
+	got := w.uploads[0]
+	if got.Name != "Título.txt" || got.MediaType != "text/plain" || got.Owner != "alice" || got.IdempotencyKey != "k-1" || got.ExpectedDigest == nil {
+		t.Errorf("intake got %+v", got)
+	}
+	var d struct {
+		ID              calpe.DocumentID
+		Index           uint64
+		State           calpe.State
+		Name            string
+		Digest          calpe.Digest
+		Acknowledgement struct {
+			Note string
+			Path receipt.Path
+		}
+	}
+	if err := json.Unmarshal(a.body, &d); err != nil {
+		t.Fatal(err)
+	}
+	if a.header.Get("Location") != "/v1/documents/"+d.ID.String() || d.State != calpe.Received || d.Index != 1 || d.Name != "Título.txt" {
+		t.Errorf("answer %s at %q", a.body, a.header.Get("Location"))
+	}
+	if _, err := receipt.VerifyAcknowledged(w.entries[1], []byte(d.Acknowledgement.Note), d.Acknowledgement.Path, w.identity); err != nil {
+		t.Errorf("acknowledgement: %v", err)
+	}
+}
+
+func TestUploadForm(t *testing.T) {
+	w := newWorld(t)
+	body, contentType := form(t, formPart("certification", "", "{}"),
+		formPart("document", `C:\deeds\deed.pdf`, "deed", "Content-Type", "application/pdf", "Content-Digest", contentDigest("deed")))
+	a := w.as("calpe_alice", "POST", "/v1/documents", bytes.NewReader(body), "Content-Type", contentType)
+	if a.status != http.StatusCreated {
+		t.Fatalf("status %d: %s", a.status, a.body)
+	}
+	got := w.uploads[0]
+	if got.Name != "deed.pdf" || got.MediaType != "application/pdf" || string(got.Certification) != "{}" || got.ExpectedDigest == nil {
+		t.Errorf("intake got %+v", got)
+	}
+}
+
+// Every request that isn't what it must be gets a code, and leaves no upload.
+func TestUploadRefused(t *testing.T) {
+	long := strings.Repeat("x", 300)
+	certified, certifiedType := form(t, formPart("certification", "", "{}"), formPart("document", "a", "deed"))
+	for name, c := range map[string]struct {
+		parts  []part
+		raw    io.Reader
+		header []string
+		want   calpe.Code
+	}{
+		"no document":       {parts: []part{formPart("certification", "", "{}")}, want: calpe.CodeInvalidRequest},
+		"behind document":   {parts: []part{formPart("document", "a", "deed"), formPart("certification", "", "{}")}, want: calpe.CodeInvalidRequest},
+		"two certificates":  {parts: []part{formPart("certification", "", "{}"), formPart("certification", "", "{}"), formPart("document", "a", "d")}, want: calpe.CodeInvalidRequest},
+		"foreign part":      {parts: []part{formPart("comment", "", "hi"), formPart("document", "a", "deed")}, want: calpe.CodeInvalidRequest},
+		"huge certificate":  {parts: []part{formPart("certification", "", strings.Repeat("x", 17<<10)), formPart("document", "a", "d")}, want: calpe.CodeTooLarge},
+		"bad part digest":   {parts: []part{formPart("document", "a", "deed", "Content-Digest", "sha-256=x")}, want: calpe.CodeInvalidRequest},
+		"wrong part digest": {parts: []part{formPart("document", "a", "deed", "Content-Digest", contentDigest("dead"))}, want: calpe.CodeDigestMismatch},
+		"long name":         {parts: []part{formPart("document", long, "deed")}, want: calpe.CodeInvalidRequest},
+		"form, head digest": {parts: []part{formPart("document", "a", "deed")}, header: []string{"Content-Digest", contentDigest("deed")}, want: calpe.CodeInvalidRequest},
+		"truncated form":    {raw: bytes.NewReader(certified[:len(certified)-20]), header: []string{"Content-Type", certifiedType}, want: calpe.CodeInvalidRequest},
+		"no boundary":       {raw: strings.NewReader("x"), header: []string{"Content-Type", "multipart/form-data"}, want: calpe.CodeInvalidRequest},
+		"other multipart":   {raw: strings.NewReader("x"), header: []string{"Content-Type", "multipart/mixed; boundary=x"}, want: calpe.CodeUnsupportedMedia},
+		"wrong digest":      {raw: strings.NewReader("deed"), header: []string{"Content-Digest", contentDigest("dead")}, want: calpe.CodeDigestMismatch},
+		"unreadable digest": {raw: strings.NewReader("deed"), header: []string{"Repr-Digest", "sha-256=:AAAA:"}, want: calpe.CodeInvalidRequest},
+		"bad disposition":   {raw: strings.NewReader("deed"), header: []string{"Content-Disposition", `attachment; filename="`}, want: calpe.CodeInvalidRequest},
+		"control in name":   {raw: strings.NewReader("deed"), header: []string{"Content-Disposition", `attachment; filename*=UTF-8''a%0Ab`}, want: calpe.CodeInvalidRequest},
+		"too large":         {raw: bytes.NewReader(make([]byte, 2<<20)), want: calpe.CodeTooLarge},
+		"larger than said":  {raw: io.MultiReader(bytes.NewReader(make([]byte, 2<<20))), want: calpe.CodeTooLarge},
+		"broken off":        {raw: io.MultiReader(strings.NewReader("de"), failing{io.ErrUnexpectedEOF}), want: calpe.CodeInvalidRequest},
+		"silent":            {raw: io.MultiReader(strings.NewReader("de"), failing{os.ErrDeadlineExceeded}), want: calpe.CodeSlowClient},
+		"key with space":    {raw: strings.NewReader("deed"), header: []string{"Idempotency-Key", "a b"}, want: calpe.CodeInvalidRequest},
+		"long key":          {raw: strings.NewReader("deed"), header: []string{"Idempotency-Key", long}, want: calpe.CodeInvalidRequest},
+		"two keys":          {raw: strings.NewReader("deed"), header: []string{"Idempotency-Key", "a", "Idempotency-Key", "b"}, want: calpe.CodeInvalidRequest},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			body, header := c.raw, c.header
+			if c.parts != nil {
+				b, contentType := form(t, c.parts...)
+				body, header = bytes.NewReader(b), append(header, "Content-Type", contentType)
+			}
+			a := w.as("calpe_alice", "POST", "/v1/documents", body, header...)
+			if got := a.code(t); got != string(c.want) {
+				t.Errorf("code %s, want %s: %s", got, c.want, a.body)
+			}
+			if len(w.uploads) != 0 {
+				t.Errorf("an upload was kept: %+v", w.uploads)
+			}
+		})
+	}
+}
+
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) { return 0, f.err }
+
+// trickle gives a byte a read, and lets a second pass before each.
+type trickle struct{ w *world }
+
+func (s trickle) Read(b []byte) (int, error) {
+	s.w.now = s.w.now.Add(time.Second)
+	return copy(b[:1], "x"), nil
+}
+
+func TestUploadTooSlow(t *testing.T) {
+	w := newWorld(t)
+	a := w.as("calpe_alice", "POST", "/v1/documents", trickle{w})
+	if got := a.code(t); got != string(calpe.CodeSlowClient) || len(w.uploads) != 0 {
+		t.Errorf("code %s with %d uploads, want %s and none", got, len(w.uploads), calpe.CodeSlowClient)
+	}
+}
+
+func TestIntakeErrorsPassWithTheirCode(t *testing.T) {
+	w := newWorld(t)
+	w.uploadErr = fmt.Errorf("wrapped: %w", &calpe.Error{Code: calpe.CodeIntakeStopped, Message: "Stopped.", Err: errors.New("secret cause")})
+	a := w.as("calpe_alice", "POST", "/v1/documents", strings.NewReader("deed"))
+	if a.code(t) != string(calpe.CodeIntakeStopped) || a.status != 503 || a.header.Get("Retry-After") == "" {
+		t.Errorf("status %d, Retry-After %q: %s", a.status, a.header.Get("Retry-After"), a.body)
+	}
+	if bytes.Contains(a.body, []byte("secret")) || !strings.Contains(w.logs.String(), "secret cause") {
+		t.Error("the cause must be in the log, and only there")
+	}
+	w.uploadErr = errors.New("disk /dev/sda1 is on fire")
+	if a := w.as("calpe_alice", "POST", "/v1/documents", strings.NewReader("deed")); a.code(t) != "internal" || bytes.Contains(a.body, []byte("sda1")) {
+		t.Errorf("an unknown error became %s", a.body)
+	}
+}
+
+func TestTokens(t *testing.T) {
+	w := newWorld(t)
+	w.token("calpe_reader", "bob", "documents")
+	w.token("calpe_gone", "carol", "documents")
+	gone := w.tokens[api.HashToken("calpe_gone")]
+	gone.Revoked = w.now
+	w.tokens[gone.Hash] = gone
+	for name, c := range map[string]struct {
+		header []string
+		want   calpe.Code
+	}{
+		"none":        {nil, calpe.CodeUnauthorized},
+		"basic":       {[]string{"Authorization", "Basic calpe_alice"}, calpe.CodeUnauthorized},
+		"unknown":     {[]string{"Authorization", "Bearer calpe_mallory"}, calpe.CodeUnauthorized},
+		"no prefix":   {[]string{"Authorization", "Bearer alice"}, calpe.CodeUnauthorized},
+		"endless":     {[]string{"Authorization", "Bearer calpe_" + strings.Repeat("x", 200)}, calpe.CodeUnauthorized},
+		"revoked":     {[]string{"Authorization", "Bearer calpe_gone"}, calpe.CodeUnauthorized},
+		"wrong scope": {[]string{"Authorization", "Bearer calpe_reader"}, calpe.CodeForbidden},
+	} {
+		a := w.do("POST", "/v1/commitments", strings.NewReader(`{}`), c.header...)
+		if got := a.code(t); got != string(c.want) {
+			t.Errorf("%s: code %s, want %s", name, got, c.want)
+		}
+		if c.want == calpe.CodeUnauthorized && a.header.Get("WWW-Authenticate") == "" {
+			t.Errorf("%s: no WWW-Authenticate", name)
+		}
+	}
+	w.down = errors.New("database is down")
+	if got := w.as("calpe_alice", "POST", "/v1/commitments", strings.NewReader(`{}`)).code(t); got != string(calpe.CodeUnavailable) {
+		t.Errorf("without a database: code %s", got)
+	}
+}
+
+func TestDocumentIsItsOwners(t *testing.T) {
+	w := newWorld(t)
+	w.token("calpe_bob", "bob", "documents")
+	a := w.as("calpe_alice", "POST", "/v1/documents", strings.NewReader("deed"))
+	at := a.header.Get("Location")
+	for _, path := range []string{at, at + "/receipt", at + "/content", "/v1/documents/nonsense"} {
+		if got := w.as("calpe_bob", "GET", path, nil).code(t); got != string(calpe.CodeNotFound) {
+			t.Errorf("GET %s by another owner: %s", path, got)
+		}
+	}
+	if got := w.as("calpe_alice", "GET", at, nil); got.status != 200 || !bytes.Contains(got.body, []byte(`"state":"received"`)) {
+		t.Errorf("GET %s: %d %s", at, got.status, got.body)
+	}
+}
+
+func TestReceiptFollowsTheState(t *testing.T) {
+	w := newWorld(t)
+	at := w.as("calpe_alice", "POST", "/v1/documents", strings.NewReader("deed")).header.Get("Location")
+	read := func() receipt.Receipt {
+		t.Helper()
+		a := w.as("calpe_alice", "GET", at+"/receipt", nil)
+		r, err := receipt.Decode(a.body)
+		if a.status != 200 || err != nil {
+			t.Fatalf("receipt: %d %v %s", a.status, err, a.body)
+		}
+		return r
+	}
+	if r := read(); r.Acknowledgement == nil || r.Checkpoint != "" {
+		t.Errorf("received: %+v", r)
+	}
+	w.seal()
+	r := read()
+	if r.Acknowledgement != nil || r.Checkpoint == "" {
+		t.Errorf("checkpointed: %+v", r)
+	}
+	report := receipt.Verify(receipt.Input{Digest: calpe.Digest(sha256.Sum256([]byte("deed"))), Receipt: r, Identity: &w.identity})
+	if report.InLog.Status != receipt.Holds {
+		t.Errorf("the receipt doesn't verify: %+v", report.InLog)
+	}
+}
+
+func TestContentRanges(t *testing.T) {
+	w := newWorld(t)
+	at := w.as("calpe_alice", "POST", "/v1/documents", strings.NewReader("0123456789"), "Content-Type", "text/html",
+		"Content-Disposition", `attachment; filename="a.html"`).header.Get("Location") + "/content"
+	for spec, want := range map[string]struct {
+		status int
+		body   string
+		rng    string
+	}{
+		"":                            {200, "0123456789", ""},
+		"bytes=2-4":                   {206, "234", "bytes 2-4/10"},
+		"bytes=7-":                    {206, "789", "bytes 7-9/10"},
+		"bytes=-3":                    {206, "789", "bytes 7-9/10"},
+		"bytes=-30":                   {206, "0123456789", "bytes 0-9/10"},
+		"bytes=8-99":                  {206, "89", "bytes 8-9/10"},
+		"bytes=10-":                   {416, "", "bytes */10"},
+		"bytes=4-2":                   {200, "0123456789", ""},
+		"bytes=0-1,4-5":               {200, "0123456789", ""},
+		"lines=1-2":                   {200, "0123456789", ""},
+		"bytes=-0":                    {200, "0123456789", ""},
+		"bytes=99999999999999999999-": {200, "0123456789", ""},
+	} {
+		a := w.as("calpe_alice", "GET", at, nil, "Range", spec)
+		if a.status != want.status || string(a.body) != want.body || a.header.Get("Content-Range") != want.rng {
+			t.Errorf("Range %q: %d %q %q, want %+v", spec, a.status, a.body, a.header.Get("Content-Range"), want)
+		}
+		if want.status != 416 && !strings.HasPrefix(a.header.Get("Content-Disposition"), "attachment") {
+			t.Errorf("Range %q: uploaded HTML isn't sent as an attachment", spec)
+		}
+	}
+}
+
+func TestCommitments(t *testing.T) {
+	w := newWorld(t)
+	c := calpe.Commitment{1, 2, 3}
+	a := w.as("calpe_alice", "POST", "/v1/commitments", strings.NewReader(`{"commitment":"`+c.String()+`"}`))
+	if a.status != 201 || w.entries[1].Commitment != c || a.header.Get("Location") != "/v1/entries/1" {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	for body, want := range map[string]calpe.Code{
+		``:                                      calpe.CodeInvalidRequest,
+		`{"commitment":"00"}`:                   calpe.CodeInvalidRequest,
+		`{"commitment":5}`:                      calpe.CodeInvalidRequest,
+		`{"digest":"` + c.String() + `"}`:       calpe.CodeInvalidRequest,
+		`{"commitment":"` + c.String() + `"} x`: calpe.CodeInvalidRequest,
+		`{"commitment":"` + calpe.VoidCommitment.String() + `"}`: calpe.CodeInvalidRequest,
+		`{"x":"` + strings.Repeat("x", 5000) + `"}`:              calpe.CodeTooLarge,
+	} {
+		if got := w.as("calpe_alice", "POST", "/v1/commitments", strings.NewReader(body)).code(t); got != string(want) {
+			t.Errorf("body %.40q: code %s, want %s", body, got, want)
+		}
+	}
+}
+
+func TestEntries(t *testing.T) {
+	w := newWorld(t)
+	w.add(calpe.Commitment{1})
+	var e struct {
+		Index      uint64
+		Commitment calpe.Commitment
+		State      calpe.State
+		Checkpoint string
+		Path       receipt.Path
+	}
+	get := func(path string) answer {
+		a := w.do("GET", path, nil)
+		e.Checkpoint, e.Path = "", nil
+		if a.status == 200 {
+			if err := json.Unmarshal(a.body, &e); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return a
+	}
+	if get("/v1/entries/1"); e.State != calpe.Received || e.Checkpoint != "" {
+		t.Errorf("without a checkpoint: %+v", e)
+	}
+	w.seal()
+	w.add(calpe.Commitment{2})
+	get("/v1/entries/1")
+	cp, err := receipt.OpenCheckpoint([]byte(e.Checkpoint), w.identity)
+	if err != nil || e.State != calpe.Checkpointed {
+		t.Fatalf("%+v: %v", e, err)
+	}
+	b := w.entries[1].Bytes()
+	if err := merkle.VerifyInclusion(1, cp.Size, merkle.LeafHash(b[:]), e.Path, cp.Root); err != nil {
+		t.Error(err)
+	}
+	if a := get("/v1/entries/1?size=2"); a.status != 200 || e.Checkpoint == "" {
+		t.Errorf("in the checkpoint of size 2: %d %s", a.status, a.body)
+	}
+	for path, want := range map[string]calpe.Code{
+		"/v1/entries/3":                    calpe.CodeNotFound,
+		"/v1/entries/01":                   calpe.CodeInvalidRequest,
+		"/v1/entries/-1":                   calpe.CodeInvalidRequest,
+		"/v1/entries/1?size=1":             calpe.CodeInvalidRequest,
+		"/v1/entries/1?size=x":             calpe.CodeInvalidRequest,
+		"/v1/entries/1?size=999":           calpe.CodeNotFound,
+		"/v1/entries/99999999999999999999": calpe.CodeInvalidRequest,
+	} {
+		if got := w.do("GET", path, nil).code(t); got != string(want) {
+			t.Errorf("GET %s: code %s, want %s", path, got, want)
+		}
+	}
+}
+
+func TestPublicLog(t *testing.T) {
+	w := newWorld(t)
+	if got := w.do("GET", "/log/checkpoint", nil).code(t); got != string(calpe.CodeNotYet) {
+		t.Errorf("checkpoint of an empty log: %s", got)
+	}
+	if got := w.do("GET", "/log/tile/0/000.p/1", nil).code(t); got != string(calpe.CodeNotFound) {
+		t.Errorf("tile that no checkpoint covers: %s", got)
+	}
+	w.seal()
+	if a := w.do("GET", "/log/checkpoint", nil); a.status != 200 || !bytes.Equal(a.body, w.head.Note) {
+		t.Errorf("checkpoint: %d %q", a.status, a.body)
+	}
+	a := w.do("GET", "/log/tile/0/000.p/1", nil)
+	if a.status != 200 || len(a.body) != 32 || !strings.Contains(a.header.Get("Cache-Control"), "immutable") {
+		t.Errorf("tile: %d, %d bytes, %v", a.status, len(a.body), a.header)
+	}
+	for _, path := range []string{"/log/tile/0/000.p/2", "/log/tile/0/000", "/log/tile/0/abc", "/log/tile/../checkpoints/x", "/log/tile/entries/000.p/1"} {
+		if got := w.do("GET", path, nil).code(t); got != string(calpe.CodeNotFound) {
+			t.Errorf("GET %s: %s", path, got)
+		}
+	}
+}
+
+func TestHealth(t *testing.T) {
+	w := newWorld(t)
+	if a := w.do("GET", "/readyz", nil); a.status != 200 {
+		t.Errorf("readyz: %d %s", a.status, a.body)
+	}
+	w.down = errors.New("connection to 10.0.0.7 refused")
+	a := w.do("GET", "/readyz", nil)
+	if want := `{"status":"down","checks":{"postgres":"down","s3":"ok"}}` + "\n"; a.status != 503 || string(a.body) != want {
+		t.Errorf("readyz: %d %s, want %s", a.status, a.body, want)
+	}
+	if a := w.do("GET", "/livez", nil); a.status != 200 {
+		t.Errorf("livez: %d: it must not depend on anything", a.status)
+	}
+	if got := w.do("GET", "/v1/status", nil).code(t); got != string(calpe.CodeUnavailable) {
+		t.Errorf("status without a database: %s", got)
+	}
+}
+
+func TestIdentityAndUnknownRoutes(t *testing.T) {
+	w := newWorld(t)
+	a := w.do("GET", "/v1/identity", nil)
+	if id, err := receipt.ParseIdentity(a.body); err != nil || id.Hash() != w.identity.Hash() {
+		t.Errorf("identity: %v %s", err, a.body)
+	}
+	if got := w.do("GET", "/nowhere", nil).code(t); got != string(calpe.CodeNotFound) {
+		t.Errorf("unknown route: %s", got)
+	}
+	a = w.do("DELETE", "/v1/status", nil)
+	if got := a.code(t); got != string(calpe.CodeMethodNotAllowed) || a.header.Get("Allow") != "GET" {
+		t.Errorf("DELETE: %s, Allow %q", got, a.header.Get("Allow"))
+	}
+	for _, h := range []string{"X-Content-Type-Options", "Content-Security-Policy", "Referrer-Policy"} {
+		if a.header.Get(h) == "" {
+			t.Errorf("no %s", h)
+		}
+	}
+}
+
+// panicking stands in for a defect in a dependency.
+type panicking struct{ *world }
+
+func (panicking) Watermarks(context.Context) (calpe.Watermarks, error) { panic("nil map") }
+
+func TestPanicIsOneRequestsTrouble(t *testing.T) {
+	w := newWorld(t)
+	server, err := api.New(api.Config{
+		Intake: w, Tokens: w, Entries: w, Anchors: w, Proofs: w, Acknowledgements: w, Agencies: w, Watermarks: panicking{w}, Objects: w,
+		Identity: w.identity, MaxDocument: 1, Logger: slog.New(slog.NewTextHandler(w.logs, nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.server = server
+	a := w.do("GET", "/v1/status", nil)
+	if a.code(t) != string(calpe.CodeInternal) || bytes.Contains(a.body, []byte("nil map")) || !strings.Contains(w.logs.String(), "nil map") {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+}
+
+func TestNewRefusesIncompleteConfig(t *testing.T) {
+	if _, err := api.New(api.Config{}); err == nil {
+		t.Error("New took an empty Config")
+	}
+	w := newWorld(t)
+	if _, err := api.New(api.Config{Intake: w, Tokens: w, Entries: w, Anchors: w, Proofs: w, Acknowledgements: w, Agencies: w, Watermarks: w, Objects: w, MaxDocument: 1}); err == nil {
+		t.Error("New took an identity without keys")
+	}
+}
+
+// No secret of a request may be in a log line.
+func TestLogHasNoSecrets(t *testing.T) {
+	w := newWorld(t)
+	w.as("calpe_mallory", "POST", "/v1/documents?token=hidden", strings.NewReader("deed"), "Idempotency-Key", "private")
+	w.as("calpe_alice", "GET", "/v1/documents/4f8b5d3e-0000-4000-8000-000000000000", nil)
+	for _, secret := range []string{"mallory", "hidden", "private", "4f8b5d3e"} {
+		if strings.Contains(w.logs.String(), secret) {
+			t.Errorf("the log holds %q:\n%s", secret, w.logs)
+		}
+	}
+	if !strings.Contains(w.logs.String(), "/v1/documents/{id}") {
+		t.Errorf("the log doesn't name the route:\n%s", w.logs)
+	}
+}
+
+// docs/errors.md is what clients are written from.
+func TestErrorsPage(t *testing.T) {
+	page, err := os.ReadFile("../docs/errors.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]int{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z-]+)` \\| ([0-9]+) \\|").FindAllStringSubmatch(string(page), -1) {
+		got[row[1]], _ = strconv.Atoi(row[2])
+	}
+	if diff := cmp.Diff(api.AnswerOf(), got); diff != "" {
+		t.Errorf("docs/errors.md differs from the code (-code +page):\n%s", diff)
+	}
+}
+
+func TestParseContentDigest(t *testing.T) {
+	good := contentDigest("x")
+	for header, want := range map[string]string{
+		"":                       "none",
+		"md5=:AAAA:":             "none",
+		good:                     "found",
+		"md5=:AAAA:, " + good:    "found",
+		good + ";p=1":            "found",
+		"sha-256=" + good[9:20]:  "error",
+		"sha-256=AAAA":           "error",
+		"sha-256=" + good[9:]:    "error",
+		"sha-256=:AAAA:," + good: "error",
+		"SHA-256" + good[7:]:     "none", // RFC 9651: keys are lower case
+	} {
+		d, err := api.ParseContentDigest([]string{header})
+		got := "none"
+		if err != nil {
+			got = "error"
+		} else if d != nil {
+			got = "found"
+		}
+		if got != want {
+			t.Errorf("%q: %s, want %s (%v)", header, got, want, err)
+		}
+	}
+}
+
+func TestTileEnd(t *testing.T) {
+	for path, want := range map[string]uint64{
+		"tile/0/000": 256, "tile/0/001.p/3": 259, "tile/1/000": 65536, "tile/1/000.p/2": 512, "tile/entries/002.p/1": 513,
+	} {
+		if got, err := api.TileEnd(path); err != nil || got != want {
+			t.Errorf("TileEnd(%q) = %d, %v; want %d", path, got, err, want)
+		}
+	}
+	for _, path := range []string{"tile/9/000", "tile/0/x999/x999/x999/x999/999", "tile/0/1", "checkpoint"} {
+		if got, err := api.TileEnd(path); err == nil {
+			t.Errorf("TileEnd(%q) = %d", path, got)
+		}
+	}
+}
+
+func FuzzReadForm(f *testing.F) {
+	f.Add("--b\r\nContent-Disposition: form-data; name=\"document\"; filename=\"a\"\r\n\r\ndeed\r\n--b--\r\n")
+	f.Add("--b\r\nContent-Disposition: form-data; name=\"certification\"\r\n\r\n{}\r\n--b--\r\n")
+	f.Fuzz(func(t *testing.T, body string) {
+		u, err := api.ReadForm(multipart.NewReader(strings.NewReader(body), "b"))
+		if err == nil {
+			_, err = io.Copy(io.Discard, u.Body)
+		}
+		if err != nil && calpe.ErrorCode(err) == calpe.CodeInternal {
+			t.Errorf("a form became an internal error: %v", err)
+		}
+	})
+}
+
+func FuzzParseRange(f *testing.F) {
+	f.Add("bytes=0-1", int64(10))
+	f.Add("bytes=-5", int64(3))
+	f.Fuzz(func(t *testing.T, header string, size int64) {
+		if size < 1 {
+			return
+		}
+		offset, length, partial := api.ParseRange(header, size)
+		if !partial && (offset != 0 || length != size) || offset < 0 || length < 0 || offset < size && offset+length > size {
+			t.Errorf("ParseRange(%q, %d) = %d, %d, %v", header, size, offset, length, partial)
+		}
+	})
+}
+
+func FuzzParseContentDigest(f *testing.F) {
+	f.Add(contentDigest("x"))
+	f.Fuzz(func(t *testing.T, header string) {
+		if _, err := api.ParseContentDigest([]string{header}); err != nil && calpe.ErrorCode(err) != calpe.CodeInvalidRequest {
+			t.Errorf("%q: %v", header, err)
+		}
+	})
+}
