@@ -124,22 +124,23 @@ func checkKeyID(text string) error {
 func VerifierID(v note.Verifier) string { return keyID(v.Name(), v.KeyHash()) }
 
 // ParseVerifierKey reads a vkey (docs/formats.md, "Conventions"): an Ed25519
-// public key in the signed-note form of C2SP, in its only spelling.
+// public key in the signed-note form of C2SP, in its only spelling. The error
+// shows nothing of the text, which by mistake may be a private key.
 func ParseVerifierKey(vkey string) (note.Verifier, error) {
 	if len(vkey) > maxKeyText {
 		return nil, fmt.Errorf("vkey is longer than %d bytes", maxKeyText)
 	}
 	v, err := note.NewVerifier(vkey)
 	if err != nil {
-		return nil, fmt.Errorf("vkey %q: %w", vkey, err)
+		return nil, fmt.Errorf("vkey is not of the form <name>+<id>+<base64>: %w", err)
 	}
 	raw, err := base64.StdEncoding.DecodeString(strings.SplitN(vkey, "+", 3)[2])
 	if err != nil || len(raw) != 1+ed25519.PublicKeySize {
-		return nil, fmt.Errorf("vkey %q is not an Ed25519 key", vkey)
+		return nil, fmt.Errorf("vkey of %q is not an Ed25519 key", v.Name())
 	}
 	text, err := note.NewEd25519VerifierKey(v.Name(), raw[1:])
 	if err != nil || text != vkey {
-		return nil, fmt.Errorf("vkey %q is not in its only spelling", vkey)
+		return nil, fmt.Errorf("vkey of %q is not in its only spelling", v.Name())
 	}
 	return v, nil
 }
