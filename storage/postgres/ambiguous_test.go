@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/storage/postgres/postgrestest"
 )
 
 // A COMMIT whose answer doesn't come: whatever CommitGroup says about it must be
@@ -86,6 +87,54 @@ func TestCommitWithoutAnswerThenAnother(t *testing.T) {
 	wantErr(t, "answer", err, calpe.ErrNotCommitted)
 	if r := mustCommit(t, db, g); r.First != 2 {
 		t.Errorf("retried group at %d, want 2", r.First)
+	}
+}
+
+// COMMIT is still on its way when its sender, cut off, looks on a new connection:
+// the look-up must wait for the old backend, or it says "not there" too soon.
+func TestCommitStillOnItsWay(t *testing.T) {
+	t.Parallel()
+	direct := openLog(t)
+	p, url := newProxy(t, direct.cfg.URL)
+	db := openURL(t, url)
+	g := group(t, db, bare("a", 1))
+	p.onStrike = func(net.Conn) {
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		for waiters := 0; waiters == 0 && wait(ctx, 5*time.Millisecond) == nil; {
+			const sql = `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'`
+			if err := direct.pool.QueryRow(ctx, sql).Scan(&waiters); err != nil {
+				t.Errorf("look for waiters: %v", err)
+			}
+		}
+	}
+	p.arm(cutThenDeliver, 0)
+	if r := mustCommit(t, db, g); r.First != 1 {
+		t.Errorf("first %d, want 1", r.First)
+	}
+	if stored, err := direct.GroupOf(t.Context(), 1); err != nil || stored.ID != g.ID {
+		t.Errorf("group in the log: %s, %v, want %s", stored.ID, err, g.ID)
+	}
+}
+
+// The server answers COMMIT with an error: that is clear enough.
+func TestCommitRefused(t *testing.T) {
+	t.Parallel()
+	for code, again := range map[string]bool{"serialization_failure": true, "raise_exception": false} {
+		db := openLog(t)
+		postgrestest.Exec(t, db.cfg.URL, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+			$$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '`+code+`'; END $$`)
+		postgrestest.Exec(t, db.cfg.URL, `CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON entry_group
+			DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()`)
+		g := group(t, db, bare("a", 1))
+		_, err := db.CommitGroup(t.Context(), g)
+		if err == nil || errors.Is(err, calpe.ErrUnknownOutcome) || errors.Is(err, calpe.ErrNotCommitted) != again {
+			t.Errorf("%s: %v", code, err)
+		}
+		postgrestest.Exec(t, db.cfg.URL, `DROP TRIGGER refuse ON entry_group`)
+		if r := mustCommit(t, db, g); r.First != 1 {
+			t.Errorf("%s: first %d, want 1", code, r.First)
+		}
 	}
 }
 

@@ -12,9 +12,6 @@ import (
 	"github.com/calpe/calpe"
 )
 
-// ids of documents, as [documentSubmission] makes them.
-func idOf(seed string) calpe.DocumentID { return documentSubmission(seed, "x", "").Document.ID }
-
 func TestDocumentNotFound(t *testing.T) {
 	t.Parallel()
 	db := openLog(t)

@@ -399,11 +399,3 @@ func timeOf(t *time.Time) time.Time {
 	}
 	return t.UTC()
 }
-
-// nullable is the inverse of timeOf.
-func nullable(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
-	}
-	return &t
-}

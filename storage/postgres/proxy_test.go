@@ -15,11 +15,12 @@ import (
 type fault int
 
 const (
-	none         fault = iota
-	cutBefore          // the connection is cut before COMMIT reaches the server
-	cutAfter           // COMMIT is applied, then the connection is cut before the answer
-	silentBefore       // COMMIT is swallowed, both connections stay open
-	silentAfter        // COMMIT is applied, the answer is swallowed, both connections stay open
+	none           fault = iota
+	cutBefore            // the connection is cut before COMMIT reaches the server
+	cutAfter             // COMMIT is applied, then the connection is cut before the answer
+	silentBefore         // COMMIT is swallowed, both connections stay open
+	silentAfter          // COMMIT is applied, the answer is swallowed, both connections stay open
+	cutThenDeliver       // the client is cut off, and COMMIT reaches the server after onStrike
 )
 
 // proxy stands between a client and the server and understands as much of the
@@ -149,18 +150,29 @@ func (c *pair) toServer() {
 func (c *pair) strike(f fault, commit []byte) {
 	c.deaf.Store(true)
 	if f == cutAfter || f == silentAfter {
-		if _, err := c.upstream.Write(commit); err != nil {
-			c.tb.Errorf("proxy: forward COMMIT: %v", err)
-		}
-		<-c.answer
+		c.forward(commit)
+	}
+	if f == cutThenDeliver {
+		c.client.Close()
 	}
 	if c.onStrike != nil {
 		c.onStrike(c.upstream)
+	}
+	if f == cutThenDeliver {
+		c.forward(commit)
 	}
 	if f == silentBefore || f == silentAfter {
 		_, _ = io.Copy(io.Discard, c.client) // until the client gives up
 	}
 	c.client.Close()
+}
+
+// forward sends COMMIT and waits until it is applied.
+func (c *pair) forward(commit []byte) {
+	if _, err := c.upstream.Write(commit); err != nil {
+		c.tb.Errorf("proxy: forward COMMIT: %v", err)
+	}
+	<-c.answer
 }
 
 // toClient forwards the server's bytes, until the client is deaf.

@@ -207,6 +207,7 @@ func TestPromotionIsAnotherInstance(t *testing.T) {
 		t.Fatal(err)
 	}
 	db := openURL(t, startServer(t, dir).url)
+	other := openURL(t, db.cfg.URL, func(c *Config) { c.MaxConns = 1 })
 	standby, err := db.Instance(t.Context())
 	if err != nil || standby.Timeline != 0 {
 		t.Errorf("standby is instance %s, %v, want timeline 0", standby, err)
@@ -227,6 +228,12 @@ func TestPromotionIsAnotherInstance(t *testing.T) {
 	if r := mustCommit(t, db, groupOn(promoted, bare("a", 1))); r.First != 1 {
 		t.Errorf("first %d, want 1", r.First)
 	}
+	// A process that never asked has a connection from before, and gets rid of it.
+	_, err = other.CommitGroup(t.Context(), groupOn(promoted, bare("b", 1)))
+	wantErr(t, "group on a connection to the standby", err, calpe.ErrOtherInstance)
+	if r := mustCommit(t, other, groupOn(promoted, bare("b", 1))); r.First != 2 {
+		t.Errorf("first %d, want 2", r.First)
+	}
 }
 
 // The answer to COMMIT is lost, and the next connection ends on another server:
@@ -240,13 +247,19 @@ func TestCommitWithoutAnswerThenOtherInstance(t *testing.T) {
 	}
 	other := startServer(t, t.TempDir())
 	letIn(t, other, u)
+	elsewhere := *u
+	elsewhere.Host = mustParse(t, other.url).Host
+	if err := migrations.Up(t.Context(), elsewhere.String(), nil); err != nil {
+		t.Fatal(err)
+	}
+	createLog(t, openURL(t, elsewhere.String())) // so that it could answer, wrongly
 
 	p, proxied := newProxy(t, u.String())
 	db := openURL(t, proxied)
 	g := group(t, db, bare("a", 1))
 	p.arm(cutAfter, 0)
 	p.mu.Lock()
-	p.next = mustParse(t, other.url).Host
+	p.next = elsewhere.Host
 	p.mu.Unlock()
 	r, err := db.CommitGroup(t.Context(), g)
 	wantErr(t, "answer", err, calpe.ErrUnknownOutcome)
@@ -327,21 +340,30 @@ func TestCommitWithoutSynchronousStandby(t *testing.T) {
 		cancel()
 	}
 	// The wait is ended from outside, with a warning that comes with COMMIT's answer.
-	g2 := group(t, db, bare("b", 1))
-	done := make(chan error, 1)
-	go func() {
-		_, err := db.CommitGroup(t.Context(), g2)
-		done <- err
-	}()
-	eventually(t, "a backend waits for the standby", func() bool {
-		var n int
-		const sql = `SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'`
-		if err := db.pool.QueryRow(t.Context(), sql).Scan(&n); err != nil {
-			t.Fatal(err)
-		}
-		return n > 0
-	})
-	wantErr(t, "answer after a cancelled wait", <-done, calpe.ErrUnknownOutcome)
+	for what, ask := range map[string]struct {
+		call func() error
+		want error
+	}{
+		"a new group": {func() error {
+			_, err := db.CommitGroup(t.Context(), group(t, db, bare("b", 1)))
+			return err
+		}, calpe.ErrUnknownOutcome},
+		"the request again": {func() error {
+			_, err := db.CommitGroup(t.Context(), group(t, db, withKey(bare("a", 1), "ana", "key")))
+			return err
+		}, calpe.ErrNotCommitted},
+	} {
+		done := make(chan error, 1)
+		go func() { done <- ask.call() }()
+		eventually(t, "every wait for the standby is cancelled, and the call gives up", func() bool {
+			const sql = `SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'`
+			if _, err := db.pool.Exec(t.Context(), sql); err != nil {
+				t.Fatal(err)
+			}
+			return len(done) > 0
+		})
+		wantErr(t, what+" after a cancelled wait", <-done, ask.want)
+	}
 	setStandby("")
 	if r := mustCommit(t, db, group(t, db, bare("c", 1))); r.First != 3 {
 		t.Errorf("first %d, want 3", r.First)
