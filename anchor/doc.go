@@ -11,6 +11,5 @@
 // attempts of one coin spend the same output. What a mempool says is never
 // taken for truth.
 //
-// docs/design/anchoring.md has the reasons; the state table is in package
-// ledger.
+// The state table, as data, is in package ledger.
 package anchor

@@ -4,7 +4,7 @@
 //
 // It is a client of its own because btcd's rpcclient takes no context, retries
 // on its own for 22 seconds, and keeps a stale cookie for half a minute
-// (docs/design/anchoring.md). Here every call has a context and a time-out,
+// either. Here every call has a context and a time-out,
 // every answer a maximum size, and the only call made twice is one whose cookie
 // was refused.
 //

@@ -1,0 +1,230 @@
+package anchor_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/anchor"
+	"github.com/calpe/calpe/anchor/bitcoin/btcdtest"
+	"github.com/calpe/calpe/anchor/ledger"
+	"github.com/calpe/calpe/anchor/wallet"
+	"github.com/calpe/calpe/storage/postgres"
+)
+
+// realWorld is an engine on a real node and a real database.
+type realWorld struct {
+	t      *testing.T
+	node   *btcdtest.Node
+	store  *postgres.Anchors
+	log    *fakeLog
+	key    *wallet.Key
+	caps   wallet.Caps
+	engine *anchor.Engine
+	now    time.Time
+	net    calpe.Network
+}
+
+func newRealWorld(t *testing.T, network calpe.Network) *realWorld {
+	t.Helper()
+	w := &realWorld{
+		t: t, node: btcdtest.Start(t, network), log: &fakeLog{}, net: network,
+		caps: wallet.Caps{FeeRate: 20 * ledger.SatPerVB, Fee: 5_000}, now: time.Now(),
+	}
+	w.store, _ = pgStore(t)
+	var err error
+	if w.key, err = wallet.Create(t.TempDir()+"/key", network, time.Unix(1, 0)); err != nil {
+		t.Fatalf("create key: %v", err)
+	}
+	from, _, err := w.node.BestBlock(t.Context())
+	if err != nil {
+		t.Fatalf("best block: %v", err)
+	}
+	funded := w.node.Fund(w.key.Script(), 1_000_000)
+	d, err := anchor.FindDeposit(t.Context(), w.node, w.key.Script(), from, 10_000)
+	if err != nil || d.Coin.Outpoint != funded {
+		t.Fatalf("found deposit %v (%v), want %v", d.Coin.Outpoint, err, funded)
+	}
+	located, err := anchor.LocateDeposit(t.Context(), w.node, w.key.Script(), funded)
+	if err != nil || located.Coin.Outpoint != funded || located.Coin.Height != d.Coin.Height {
+		t.Fatalf("located deposit %+v: %v", located.Coin, err)
+	}
+	if err := w.store.InsertFirstCoin(t.Context(), d.Coin, d.Blocks); err != nil {
+		t.Fatalf("insert first coin: %v", err)
+	}
+	w.restart()
+	return w
+}
+
+func (w *realWorld) restart() {
+	w.t.Helper()
+	signer, err := wallet.New(wallet.Config{Key: w.key, Caps: w.caps})
+	if err != nil {
+		w.t.Fatalf("make signer: %v", err)
+	}
+	if w.engine, err = anchor.New(anchor.Config{
+		Network: w.net, Store: w.store, Node: w.node, Signer: signer, Log: w.log, Caps: w.caps,
+		Interval: interval, Now: func() time.Time { return w.now },
+		Halt: func(reason error) { w.t.Errorf("intake was stopped: %v", reason) },
+	}); err != nil {
+		w.t.Fatalf("make engine: %v", err)
+	}
+}
+
+func (w *realWorld) step() {
+	w.t.Helper()
+	if err := w.engine.Step(w.t.Context(), 1); err != nil {
+		w.t.Fatalf("step: %v", err)
+	}
+}
+
+func (w *realWorld) attempt(txid calpe.BlockHash) ledger.Attempt {
+	w.t.Helper()
+	a, ok, err := w.store.Attempt(context.Background(), txid)
+	if err != nil || !ok {
+		w.t.Fatalf("attempt %v: found %v, %v", txid, ok, err)
+	}
+	return a
+}
+
+func (w *realWorld) newest() ledger.Attempt {
+	w.t.Helper()
+	all, err := w.store.Attempts(context.Background(), 1)
+	if err != nil || len(all) != 1 {
+		w.t.Fatalf("newest attempt of %d: %v", len(all), err)
+	}
+	return all[0]
+}
+
+// reorganise takes the newest blocks away and mines a longer branch. btcd puts
+// the transactions of the former branch back into its mempool, so the first
+// block of the new one holds them again.
+func (w *realWorld) reorganise(depth int) {
+	w.t.Helper()
+	height, _, err := w.node.BestBlock(w.t.Context())
+	if err != nil {
+		w.t.Fatalf("best block: %v", err)
+	}
+	hash, err := w.node.BlockHash(w.t.Context(), height-uint32(depth)+1)
+	if err != nil {
+		w.t.Fatalf("block hash: %v", err)
+	}
+	w.node.Invalidate(hash)
+	w.node.Generate(depth + 1)
+}
+
+// The whole life of anchors on a real node and a real database: sent, mined,
+// reorganised into another block, final; then the next one.
+func TestRealLife(t *testing.T) {
+	w := newRealWorld(t, calpe.Regtest)
+	w.log.grow(3)
+	w.step()
+	a := w.newest()
+	if a.State != ledger.Sent || !slices.Contains(w.node.Mempool(), a.TxID) {
+		t.Fatalf("attempt is %s, the mempool has %v", a.State, w.node.Mempool())
+	}
+	w.node.Generate(1)
+	w.step()
+	first := w.attempt(a.TxID)
+	evidence, err := w.store.AnchorFor(t.Context(), 2)
+	if err != nil || first.State != ledger.Mined || evidence.Depth != 1 || evidence.Final {
+		t.Fatalf("after a block: %s, %+v, %v", first.State, evidence, err)
+	}
+	checkEvidence(t, evidence)
+	block, err := w.node.Block(t.Context(), evidence.Block)
+	if err != nil {
+		t.Fatalf("block: %v", err)
+	}
+	tx := block.Transactions[evidence.Position]
+	if vsize := (3*tx.SerializeSizeStripped() + tx.SerializeSize() + 3) / 4; vsize > 161 {
+		t.Errorf("one input and a payload of 40 bytes take %d vB", vsize)
+	}
+
+	w.reorganise(1)
+	w.step()
+	again, err := w.store.AnchorFor(t.Context(), 2)
+	if err != nil || again.Block == evidence.Block || again.TxID != evidence.TxID || again.Depth != 2 {
+		t.Fatalf("after a reorganisation: %+v, %v", again, err)
+	}
+	checkEvidence(t, again)
+	w.node.Generate(4)
+	w.step()
+	if again, err = w.store.AnchorFor(t.Context(), 2); err != nil || !again.Final || again.Depth != 6 {
+		t.Fatalf("six deep: %+v, %v", again, err)
+	}
+
+	w.log.grow(1)
+	w.now = w.now.Add(interval)
+	w.step()
+	if b := w.newest(); b.State != ledger.Sent || b.Coin.TxID != a.TxID {
+		t.Fatalf("second attempt: %+v", b)
+	}
+	w.node.Generate(6)
+	w.step()
+	if last, err := w.store.AnchorFor(t.Context(), 3); err != nil || !last.Final || last.Size != 4 {
+		t.Fatalf("second anchor: %+v, %v", last, err)
+	}
+}
+
+// A clean restart of btcd loses its mempool, and the attempt is sent again, by
+// the same engine after a while, or by a new one at once. While the node is
+// down, steps fail and nothing is lost.
+func TestRealNodeRestart(t *testing.T) {
+	w := newRealWorld(t, calpe.Simnet)
+	w.log.grow(3)
+	w.step()
+	a := w.newest()
+	w.node.Stop()
+	if err := w.engine.Step(t.Context(), 1); err == nil {
+		t.Fatal("a step without a node is no error")
+	}
+	w.node.Restart()
+	if pool := w.node.Mempool(); len(pool) != 0 {
+		t.Fatalf("the node kept its mempool: %v", pool)
+	}
+	w.now = w.now.Add(11 * time.Minute)
+	w.step()
+	if !slices.Contains(w.node.Mempool(), a.TxID) {
+		t.Fatal("the attempt was not sent again")
+	}
+	w.node.Restart()
+	w.restart()
+	w.step()
+	if !slices.Contains(w.node.Mempool(), a.TxID) {
+		t.Fatal("the attempt was not sent again by a new engine")
+	}
+	w.node.Generate(6)
+	w.step()
+	if got := w.attempt(a.TxID); got.State != ledger.Final {
+		t.Fatalf("attempt is %s", got.State)
+	}
+}
+
+// btcd's regtest begins anew at each start: another chain with the same genesis
+// block. It isn't a reorganisation, and what is stored stays.
+func TestRealChainWiped(t *testing.T) {
+	w := newRealWorld(t, calpe.Regtest)
+	w.log.grow(3)
+	w.step()
+	a := w.newest()
+	w.node.Generate(1)
+	w.step()
+	w.node.Restart()
+	if err := w.engine.Step(t.Context(), 1); !errors.Is(err, anchor.ErrNodeBehind) && !errors.Is(err, anchor.ErrUnknownChain) {
+		t.Fatalf("step on a wiped chain: %v", err)
+	}
+	w.node.Generate(30)
+	if err := w.engine.Step(t.Context(), 1); !errors.Is(err, anchor.ErrNodeBehind) && !errors.Is(err, anchor.ErrUnknownChain) {
+		t.Fatalf("step on a short other chain: %v", err)
+	}
+	w.node.Generate(120)
+	if err := w.engine.Step(t.Context(), 1); !errors.Is(err, anchor.ErrUnknownChain) {
+		t.Fatalf("step on a long other chain: %v", err)
+	}
+	if got := w.attempt(a.TxID); got.State != ledger.Mined {
+		t.Fatalf("attempt is %s", got.State)
+	}
+}
