@@ -20,13 +20,13 @@ import (
 
 // Anchoring says how often and at what cost the log is anchored.
 type Anchoring struct {
-	Interval  time.Duration `help:"Least time between two anchors." env:"INTERVAL" default:"1h"`
-	Depth     uint32        `help:"Confirmations from which an anchor is final." env:"DEPTH" default:"6"`
-	FeeRate   float64       `help:"Fee rate in sat/vB when the node has no estimate." env:"FEE_RATE" default:"2"`
-	MaxRate   float64       `help:"Highest fee rate in sat/vB." env:"MAX_FEE_RATE" default:"20"`
-	MaxFee    int64         `help:"Highest fee of one anchor in satoshis." env:"MAX_FEE" default:"20000"`
-	Target    int           `help:"Blocks within which an anchor should be mined, 2 to 25." env:"TARGET" default:"6"`
-	PollEvery time.Duration `help:"How often the node is asked for news." env:"POLL" default:"5s"`
+	Interval   time.Duration `help:"Least time between two anchors." env:"INTERVAL" default:"1h"`
+	Depth      uint32        `help:"Confirmations from which an anchor is final." env:"DEPTH" default:"6"`
+	FeeRate    float64       `help:"Fee rate in sat/vB when the node has no estimate." env:"FEE_RATE" default:"2"`
+	MaxFeeRate float64       `help:"Highest fee rate in sat/vB." env:"MAX_FEE_RATE" default:"20"`
+	MaxFee     int64         `help:"Highest fee of one anchor in satoshis." env:"MAX_FEE" default:"20000"`
+	Target     int           `help:"Blocks within which an anchor should be mined, 2 to 25." env:"TARGET" default:"6"`
+	Poll       time.Duration `help:"How often the node is asked for news." env:"POLL" default:"5s"`
 }
 
 // caps turns the settings into the unit of the engine.
@@ -35,7 +35,7 @@ func (g Anchoring) caps() (wallet.Caps, ledger.FeeRate, error) {
 	if err != nil {
 		return wallet.Caps{}, 0, err
 	}
-	highest, err := ledger.FeeRateFromSatPerVB(g.MaxRate)
+	highest, err := ledger.FeeRateFromSatPerVB(g.MaxFeeRate)
 	if err != nil {
 		return wallet.Caps{}, 0, err
 	}
@@ -52,18 +52,21 @@ type Sealing struct {
 
 // Keeping says what documents may be, and for how long they can't be deleted.
 type Keeping struct {
-	MaxSize   int64         `help:"Largest document in bytes." env:"MAX_SIZE" default:"5368709120"`
-	RetainFor time.Duration `help:"How long Object Lock keeps each document." env:"RETAIN_FOR" default:"87600h"`
-	Mode      string        `help:"Object Lock mode: compliance (nobody can shorten it) or governance (an administrator can)." env:"RETAIN_MODE" enum:"compliance,governance" default:"compliance"`
-	Orphans   time.Duration `help:"Age at which an object that no document names is deleted; above the longest upload." env:"ORPHAN_AGE" default:"24h"`
+	MaxSize    int64         `help:"Largest document in bytes." env:"MAX_SIZE" default:"5368709120"`
+	MinRate    int64         `help:"Slowest upload that is taken, in bytes a second, averaged from the start." env:"MIN_RATE" default:"4096"`
+	IdleTime   time.Duration `help:"Longest silence within an upload." env:"IDLE_TIME" default:"30s"`
+	MaxTime    time.Duration `help:"Longest upload." env:"MAX_TIME" default:"6h"`
+	RetainFor  time.Duration `help:"How long Object Lock keeps each document." env:"RETAIN_FOR" default:"87600h"`
+	RetainMode string        `help:"Object Lock mode: compliance (nobody can shorten it) or governance (an administrator can)." env:"RETAIN_MODE" enum:"compliance,governance" default:"compliance"`
+	OrphanAge  time.Duration `help:"Age at which an object that no document names is deleted; above the longest upload." env:"ORPHAN_AGE" default:"24h"`
 }
 
 type serveCommand struct {
-	Listen    string        `help:"Address to listen on. TLS is the reverse proxy's." env:"CALPE_LISTEN" default:"127.0.0.1:8420"`
-	Grace     time.Duration `help:"How long running requests may take to finish at shutdown." env:"CALPE_SHUTDOWN_GRACE" default:"30s"`
-	Anchoring `embed:"" prefix:"anchor-" envprefix:"CALPE_ANCHOR_" group:"Anchoring"`
-	Sealing   `embed:"" prefix:"seal-" envprefix:"CALPE_SEAL_" group:"Sealing"`
-	Keeping   `embed:"" prefix:"document-" envprefix:"CALPE_DOCUMENT_" group:"Documents"`
+	Listen        string        `help:"Address to listen on. TLS is the reverse proxy's." env:"CALPE_LISTEN" default:"127.0.0.1:8420"`
+	ShutdownGrace time.Duration `help:"How long running requests may take to finish at shutdown." env:"CALPE_SHUTDOWN_GRACE" default:"30s"`
+	Anchoring     `embed:"" prefix:"anchor-" envprefix:"CALPE_ANCHOR_" group:"Anchoring"`
+	Sealing       `embed:"" prefix:"seal-" envprefix:"CALPE_SEAL_" group:"Sealing"`
+	Keeping       `embed:"" prefix:"document-" envprefix:"CALPE_DOCUMENT_" group:"Documents"`
 }
 
 // Run serves until ctx is done, or until a part fails that can't go on.
@@ -90,7 +93,7 @@ func (c *serveCommand) Run(ctx context.Context, a *app) error {
 	}
 	a.log.InfoContext(ctx, "serving", slog.String("address", listener.Addr().String()), slog.String("origin", s.identity.Origin),
 		slog.String("network", string(s.identity.Network)), slog.String("identity", s.identity.Hash().String()))
-	return s.run(ctx, listener, c.Grace)
+	return s.run(ctx, listener, c.ShutdownGrace)
 }
 
 type doctorCommand struct {

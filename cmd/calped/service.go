@@ -161,18 +161,21 @@ func (s *service) openEngine(c *serveCommand) error {
 	s.engine, err = anchor.New(anchor.Config{
 		Network: s.identity.Network, Store: s.db.Anchors(), Node: s.node, Signer: signer, Log: s.db,
 		Caps: caps, Fallback: fallback, Target: c.Target, Interval: c.Anchoring.Interval, Depth: c.Depth,
-		Poll: c.PollEvery, Now: s.app.now, Logger: s.log, Halt: s.recorder.Halt,
+		Poll: c.Poll, Now: s.app.now, Logger: s.log, Halt: s.recorder.Halt,
 	})
 	return err
 }
 
 func (s *service) openIntake(c *serveCommand, published *batch.Log) error {
+	if c.MaxTime >= c.OrphanAge {
+		return fmt.Errorf("an upload may take %v, and orphans are deleted after %v: the latter must be longer, or uploads are deleted while they run", c.MaxTime, c.OrphanAge)
+	}
 	ring, err := s.app.loadKeyring()
 	if err != nil {
 		return err
 	}
 	mode := s3.Compliance
-	if c.Mode == "governance" {
+	if c.RetainMode == "governance" {
 		mode = s3.Governance
 	}
 	uploads, err := intake.NewService(intake.ServiceConfig{
@@ -192,7 +195,7 @@ func (s *service) openIntake(c *serveCommand, published *batch.Log) error {
 		return err
 	}
 	s.sweeper, err = intake.NewSweeper(intake.SweeperConfig{
-		Objects: s.objects, Rows: s.db, MaxAge: c.Orphans, Now: s.app.now, Logger: s.log,
+		Objects: s.objects, Rows: s.db, MaxAge: c.OrphanAge, Now: s.app.now, Logger: s.log,
 	})
 	if err != nil {
 		return err
@@ -200,7 +203,8 @@ func (s *service) openIntake(c *serveCommand, published *batch.Log) error {
 	server, err := api.New(api.Config{
 		Intake: uploads, Tokens: s.db, Entries: s.db, Anchors: s.db.Anchors(), Proofs: published,
 		Acknowledgements: s.recorder, Agencies: s.db, Watermarks: s, Objects: s.objects, Identity: s.identity,
-		Ready: s.dependencies(), MaxDocument: c.MaxSize, Pace: api.Pace{Total: c.Orphans / 2}, Now: s.app.now, Logger: s.log,
+		Ready: s.dependencies(), MaxDocument: c.MaxSize,
+		Pace: api.Pace{Idle: c.IdleTime, MinRate: c.MinRate, Total: c.MaxTime}, Now: s.app.now, Logger: s.log,
 	})
 	s.handler = server
 	return err
