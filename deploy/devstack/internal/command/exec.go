@@ -50,6 +50,11 @@ func (c *execCmd) Run(a *app) (err error) {
 		return err
 	}
 	defer lock.Unlock()
+	// Root's PostgreSQL may have to run as somebody else, who must get to its
+	// folder below; the folders of all servers are private to their users.
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return fmt.Errorf("open folder: %w", err)
+	}
 	s, err := c.start(a, dir)
 	if err != nil {
 		return err

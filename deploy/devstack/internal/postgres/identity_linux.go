@@ -43,7 +43,7 @@ func identity(ctx context.Context, binDir, dir string) (*syscall.SysProcAttr, er
 		}
 		errs = append(errs, fmt.Errorf("as user %s: %w", name, err))
 	}
-	return nil, fmt.Errorf("PostgreSQL doesn't run as root, and no other way works; run devstack as another user, or choose a folder outside root's home: %w", errors.Join(errs...))
+	return nil, fmt.Errorf("PostgreSQL doesn't run as root, and no other way works; run devstack as another user, or choose folders (this one, and CALPE_DEVSTACK_CACHE) outside root's home:\n%w", errors.Join(errs...))
 }
 
 // become gives dir to a user and tries the programs as that user.

@@ -37,6 +37,9 @@ func Run(ctx context.Context, c Command) (string, error) {
 	defer runtime.UnlockOSThread()
 	text, err := cmd.CombinedOutput()
 	if err != nil {
+		if len(text) == 0 {
+			return "", fmt.Errorf("%s: %w", c.Path, err)
+		}
 		return string(text), fmt.Errorf("%s: %w\n%s", c.Path, err, text[max(0, len(text)-tailBytes):])
 	}
 	return string(text), nil
