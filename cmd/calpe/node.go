@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -24,19 +26,27 @@ type nodeFlags struct {
 	RPCCAFile       string `name:"rpc-ca-file" help:"Certificate of a node that speaks TLS, such as btcd's rpc.cert." variable:"CALPE_NODE_CA_FILE" placeholder:"FILE" group:"Bitcoin node"`
 }
 
+// open makes a client; it sends nothing. An address of the form
+// http://user:password@host is taken apart.
 func (n nodeFlags) open() (*bitcoin.Client, error) {
-	password := n.RPCPassword
+	cfg := bitcoin.Config{URL: n.Node, User: n.RPCUser, Password: n.RPCPassword, CookieFile: n.CookieFile, CAFile: n.RPCCAFile}
+	if u, err := url.Parse(n.Node); err == nil && u.User != nil && cfg.User == "" && cfg.CookieFile == "" {
+		password, _ := u.User.Password()
+		cfg.User, cfg.Password = u.User.Username(), cmp.Or(cfg.Password, password)
+		u.User = nil
+		cfg.URL = u.String()
+	}
 	if n.RPCPasswordFile != "" {
-		if password != "" {
+		if cfg.Password != "" {
 			return nil, errors.New("the RPC password is given twice, as a value and as a file")
 		}
 		data, err := readFile(n.RPCPasswordFile, maxToken)
 		if err != nil {
 			return nil, fmt.Errorf("RPC password: %w", err)
 		}
-		password = strings.TrimRight(string(data), "\r\n")
+		cfg.Password = strings.TrimRight(string(data), "\r\n")
 	}
-	return bitcoin.New(bitcoin.Config{URL: n.Node, User: n.RPCUser, Password: password, CookieFile: n.CookieFile, CAFile: n.RPCCAFile})
+	return bitcoin.New(cfg)
 }
 
 // node is what syncing headers takes of a Bitcoin node.

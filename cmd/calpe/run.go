@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"strings"
 	"time"
 
@@ -109,6 +110,7 @@ func Run(ctx context.Context, args []string, sys System) int {
 		kong.Writers(sys.Stdout, sys.Stderr), kong.Exit(func(code int) { exited = code }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 		kong.Resolvers(variables(sys.LookupEnv)), kong.ValueFormatter(describeFlag),
+		kong.KindMapper(reflect.String, kong.MapperFunc(takeText)),
 	)
 	if err != nil {
 		return a.fail(fmt.Errorf("command line: %w", err))
@@ -143,6 +145,21 @@ func variables(lookup func(string) (string, bool)) kong.ResolverFunc {
 		}
 		return nil, nil
 	}
+}
+
+// takeText takes a string byte for byte. (kong's own way is through JSON, which
+// spoils the name of a file that isn't UTF-8.)
+func takeText(ctx *kong.DecodeContext, target reflect.Value) error {
+	token, err := ctx.Scan.PopValue("string")
+	if err != nil {
+		return err
+	}
+	text, ok := token.Value.(string)
+	if !ok {
+		return fmt.Errorf("expected a text, not a %T", token.Value)
+	}
+	target.SetString(text)
+	return nil
 }
 
 func describeFlag(v *kong.Value) string {

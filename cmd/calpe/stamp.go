@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/receipt"
@@ -19,6 +21,7 @@ type stampCommand struct {
 	pinning
 	waiting
 	Digest string   `help:"Stamp this SHA-256 instead of a file. The receipt goes to HEX.receipt.json." placeholder:"HEX"`
+	Output string   `short:"o" help:"Where the receipt of --digest goes." placeholder:"FILE"`
 	Files  []string `arg:"" optional:"" name:"file" help:"Document to stamp."`
 }
 
@@ -30,14 +33,17 @@ func (c *stampCommand) Run(ctx context.Context, a *app) error {
 	if (c.Digest == "") == (len(c.Files) == 0) {
 		return errors.New("give files to stamp, or one --digest")
 	}
+	if c.Output != "" && c.Digest == "" {
+		return errors.New("--output is for --digest: the receipt of FILE is FILE.receipt.json")
+	}
 	token, err := c.credentials.read()
 	if err != nil {
 		return err
 	}
-	var digest calpe.Digest
+	digests := map[string]calpe.Digest{} // of names that aren't files
 	names := c.Files
 	if c.Digest != "" {
-		if digest, err = calpe.ParseDigest(c.Digest); err != nil {
+		if digests[c.Digest], err = calpe.ParseDigest(c.Digest); err != nil {
 			return fmt.Errorf("--digest: %w", err)
 		}
 		names = []string{c.Digest}
@@ -51,14 +57,14 @@ func (c *stampCommand) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	return notarizeAll(ctx, a, s, c.waiting, names, func(ctx context.Context, name string) (*receiptFile, error) {
-		if c.Digest == "" {
-			doc, err := a.hashDocument(ctx, name)
-			if err != nil {
-				return nil, err
-			}
-			digest = doc.digest
+		if digest, ok := digests[name]; ok {
+			return stamp(ctx, s, id, cmp.Or(c.Output, name+".receipt.json"), digest)
 		}
-		return stamp(ctx, s, id, name, digest)
+		doc, err := a.hashDocument(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		return stamp(ctx, s, id, name+".receipt.json", doc.digest)
 	})
 }
 
@@ -71,9 +77,9 @@ type commitmentAnswer struct {
 }
 
 // stamp brings one digest to where its receipt is durable.
-func stamp(ctx context.Context, s *service, id receipt.Identity, name string, digest calpe.Digest) (*receiptFile, error) {
-	f := &receiptFile{path: name + ".receipt.json", id: id}
-	pendingPath := name + ".stamp-pending.json"
+func stamp(ctx context.Context, s *service, id receipt.Identity, path string, digest calpe.Digest) (*receiptFile, error) {
+	f := &receiptFile{path: path, id: id}
+	pendingPath := strings.TrimSuffix(path, ".receipt.json") + ".stamp-pending.json"
 	if there, err := f.resume(digest, nil, pendingPath); there || err != nil {
 		return f, err
 	}
