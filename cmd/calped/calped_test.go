@@ -60,6 +60,7 @@ func TestUsageErrors(t *testing.T) {
 		"bad mode":         {[]string{"serve", "--document-retain-mode=forever"}, exitUsage, "retain-mode"},
 		"missing keys":     {[]string{"serve", "--keys=" + t.TempDir()}, exitFail, "calped init"},
 		"endless owner":    {[]string{"token", "create", "--owner=" + strings.Repeat("x", 201)}, exitFail, "owner"},
+		"owner of ours":    {[]string{"token", "create", "--owner=calpe/recovery"}, exitFail, "service's own"},
 		"revoke no id":     {[]string{"token", "revoke", "12"}, exitFail, "document id"},
 		"missing wallet":   {[]string{"wallet", "address", "--network=regtest", "--keys=" + t.TempDir()}, exitFail, "wallet.json"},
 		"scope not known":  {[]string{"token", "create", "--owner=a", "--scope=everything"}, exitUsage, "scope"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -30,6 +31,9 @@ const maxOwner = 200
 func (c *tokenCreate) Run(ctx context.Context, a *app) error {
 	if len(c.Owner) > maxOwner || strings.TrimSpace(c.Owner) == "" {
 		return fmt.Errorf("the owner must have 1 to %d bytes", maxOwner)
+	}
+	if strings.HasPrefix(c.Owner, "calpe/") {
+		return errors.New("owners that start with \"calpe/\" are the service's own")
 	}
 	db, err := a.openDatabase(ctx)
 	if err != nil {
