@@ -129,7 +129,14 @@ func TestPrivateKeyOfOthersIsRefused(t *testing.T) {
 }
 
 func TestSecret(t *testing.T) {
-	dir := t.TempDir()
+	dir, credentials := t.TempDir(), t.TempDir()
+	t.Setenv("CREDENTIALS_DIRECTORY", credentials)
+	if err := os.WriteFile(filepath.Join(credentials, "bitcoin-password"), []byte("credential\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := secret("bitcoin-password", "", ""); got != "credential" || err != nil {
+		t.Errorf("systemd credential: %q, %v", got, err)
+	}
 	write := func(name, text string) string {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -15,9 +16,10 @@ import (
 // variable named beside it. It is the only place where settings are declared;
 // "calped serve --help" and docs/operations.md are made from it.
 //
-// A secret is given in a file, whose path is the setting: on a command line or
-// in an environment it would be readable by others. The exception are the
-// variables that end in _KEY, _PASSWORD and _URL, for containers.
+// The three secrets (database URL, S3 secret key, RPC password) come from a file
+// whose path is a setting, or as systemd credentials with no setting at all; on
+// a command line or in an environment others could read them. That they can be
+// given there nevertheless is for trying things out.
 type Config struct {
 	Database Database `embed:"" prefix:"database-" envprefix:"CALPE_DATABASE_" group:"PostgreSQL"`
 	S3       S3       `embed:"" prefix:"s3-" envprefix:"CALPE_S3_" group:"Object storage"`
@@ -75,13 +77,20 @@ func (l Logging) logger(w interface{ Write([]byte) (int, error) }) *slog.Logger 
 // maxSecretFile is far more than any URL, key or password has.
 const maxSecretFile = 4096
 
-// secret is value, or what the file holds without the line's end.
-func secret(what, value, file string) (string, error) {
+// secret is value, or what the file holds without the line's end. With neither,
+// it is the systemd credential of that name, if there is one (systemd.exec(5)).
+func secret(name, value, file string) (string, error) {
+	what := strings.ReplaceAll(name, "-", " ")
 	switch {
 	case value != "" && file != "":
 		return "", fmt.Errorf("%s: given twice, as a value and as a file", what)
-	case file == "":
+	case value != "":
 		return value, nil
+	case file == "":
+		file = credential(name)
+	}
+	if file == "" {
+		return "", nil
 	}
 	f, err := os.Open(file)
 	if err != nil {
@@ -99,8 +108,21 @@ func secret(what, value, file string) (string, error) {
 	return strings.TrimRight(string(buf[:n]), "\r\n"), nil
 }
 
+// credential is the path of the systemd credential of that name, or empty.
+func credential(name string) string {
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	if dir == "" {
+		return ""
+	}
+	path := filepath.Join(dir, name)
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
+}
+
 func (d Database) url() (string, error) {
-	url, err := secret("database URL", d.URL, d.URLFile)
+	url, err := secret("database-url", d.URL, d.URLFile)
 	if err == nil && url == "" {
 		err = errors.New("no database: set CALPE_DATABASE_URL or CALPE_DATABASE_URL_FILE")
 	}

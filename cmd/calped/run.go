@@ -102,7 +102,7 @@ func (a *app) openDatabase(ctx context.Context) (*postgres.DB, error) {
 }
 
 func (a *app) openObjects() (*s3.Store, error) {
-	secretKey, err := secret("S3 secret key", a.S3.SecretKey, a.S3.SecretKeyFile)
+	secretKey, err := secret("s3-secret-key", a.S3.SecretKey, a.S3.SecretKeyFile)
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +116,7 @@ func (a *app) openObjects() (*s3.Store, error) {
 }
 
 func (a *app) openNode() (*bitcoin.Client, error) {
-	password, err := secret("Bitcoin RPC password", a.Bitcoin.Password, a.Bitcoin.PasswordFile)
+	password, err := secret("bitcoin-password", a.Bitcoin.Password, a.Bitcoin.PasswordFile)
 	if err != nil {
 		return nil, err
 	}
