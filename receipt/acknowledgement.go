@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	calpe "github.com/calpe/calpe"
+	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/merkle"
 	"github.com/calpe/calpe/receipt/statement"
 	"golang.org/x/mod/sumdb/note"

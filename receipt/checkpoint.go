@@ -3,7 +3,7 @@ package receipt
 import (
 	"fmt"
 
-	calpe "github.com/calpe/calpe"
+	"github.com/calpe/calpe"
 	"golang.org/x/mod/sumdb/note"
 )
 

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"slices"
 
-	calpe "github.com/calpe/calpe"
+	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/receipt/headers"
 	"github.com/calpe/calpe/receipt/statement"
 	"github.com/go-json-experiment/json"

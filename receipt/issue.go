@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"slices"
 
-	calpe "github.com/calpe/calpe"
+	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/receipt/statement"
 )
 

@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	calpe "github.com/calpe/calpe"
+	"github.com/calpe/calpe"
 	"golang.org/x/mod/sumdb/note"
 )
 

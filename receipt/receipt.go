@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 
-	calpe "github.com/calpe/calpe"
+	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/receipt/statement"
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"

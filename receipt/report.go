@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	calpe "github.com/calpe/calpe"
+	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/receipt/statement"
 )
 

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 
-	calpe "github.com/calpe/calpe"
+	"github.com/calpe/calpe"
 )
 
 const (

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	calpe "github.com/calpe/calpe"
+	"github.com/calpe/calpe"
 )
 
 // The types of statement. What has to say something else is another type.

@@ -57,7 +57,14 @@ func ParseKey(secret string) (Key, error) {
 	if err != nil || len(raw) != 1+ed25519.SeedSize {
 		return Key{}, errors.New("private key is not a 32-byte seed behind the type of key")
 	}
-	return newKey(signer.Name(), ed25519.NewKeyFromSeed(raw[1:]))
+	k, err := newKey(signer.Name(), ed25519.NewKeyFromSeed(raw[1:]))
+	if err != nil {
+		return Key{}, err
+	}
+	if k.Secret() != secret { // base64 with line breaks, an id in capitals
+		return Key{}, errors.New("private key is not in its only spelling")
+	}
+	return k, nil
 }
 
 func newKey(name string, private ed25519.PrivateKey) (Key, error) {

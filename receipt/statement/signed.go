@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 
-	calpe "github.com/calpe/calpe"
+	"github.com/calpe/calpe"
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/mod/sumdb/note"
