@@ -222,7 +222,12 @@ func (s *service) check(ctx context.Context) error {
 	if err := s.checkNode(ctx); err != nil {
 		return err
 	}
-	return s.sealer.CheckStores(ctx)
+	err := s.sealer.CheckStores(ctx)
+	if errors.Is(err, batch.ErrBehind) { // an older database: intake rolls it forward before it takes anything
+		s.log.WarnContext(ctx, "the database is behind the published log; intake will recover it", slog.Any("error", err))
+		return nil
+	}
+	return err
 }
 
 // checkNode refuses a node of another network. A node that doesn't answer is no
