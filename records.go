@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // This file holds what passes between a stage and the database: the rows of the
@@ -195,25 +196,30 @@ func (s Submission) checkRows(n uint64) error {
 		if err := d.check(n); err != nil {
 			return fmt.Errorf("document: %w", err)
 		}
-		if s.Key.KeyID == "" || len(s.Key.KeyID) > 255 || len(s.Key.Wrapped) < 16 || len(s.Key.Wrapped) > 1024 {
-			return fmt.Errorf("wrapped key: id of %d and key of %d bytes, want 1 to 255 and 16 to 1024", len(s.Key.KeyID), len(s.Key.Wrapped))
+		if err := s.Key.check(); err != nil {
+			return fmt.Errorf("wrapped key: %w", err)
 		}
 	}
 	if c := s.Certification; c != nil {
-		if c.Index >= n || c.Index != s.Document.Certification || len(c.Sealed) < 1 || len(c.Sealed) > maxSealed {
-			return fmt.Errorf("certification: relative index %d of %d, the document says %d; %d sealed bytes, want 1 to %d",
-				c.Index, n, s.Document.Certification, len(c.Sealed), maxSealed)
+		if c.Index >= n || c.Index != s.Document.Certification {
+			return fmt.Errorf("certification: relative index %d of %d, the document says %d", c.Index, n, s.Document.Certification)
+		}
+		if err := errors.Join(checkText("agency", c.Agency, 1, 64), checkSealed(c.Sealed)); err != nil {
+			return fmt.Errorf("certification: %w", err)
 		}
 	}
-	if t := s.Statement; t != nil && (t.Index >= n || len(t.Type) < 1 || len(t.Type) > 100 || len(t.Body) < 2 || len(t.Body) > maxStatement) {
-		return fmt.Errorf("statement: relative index %d of %d, type of %d and body of %d bytes, want 1 to 100 and 2 to %d",
-			t.Index, n, len(t.Type), len(t.Body), maxStatement)
+	if t := s.Statement; t != nil {
+		if t.Index >= n || len(t.Body) < 2 || len(t.Body) > maxStatement {
+			return fmt.Errorf("statement: relative index %d of %d, body of %d bytes, want 2 to %d", t.Index, n, len(t.Body), maxStatement)
+		}
+		if err := checkText("type", t.Type, 1, 100); err != nil {
+			return fmt.Errorf("statement: %w", err)
+		}
 	}
 	if i := s.Idempotency; i != nil {
-		if err := checkOwner(i.Owner); err != nil {
+		if err := errors.Join(checkText("owner", i.Owner, 1, 255), checkTag("request tag", i.RequestTag)); err != nil {
 			return fmt.Errorf("idempotency: %w", err)
 		}
-		return checkTag("idempotency: request tag", i.RequestTag)
 	}
 	return nil
 }
@@ -223,9 +229,20 @@ const (
 	maxStatement = 16384
 )
 
-func checkOwner(owner string) error {
-	if len(owner) < 1 || len(owner) > 255 {
-		return fmt.Errorf("owner of %d bytes, want 1 to 255", len(owner))
+// checkText: text that a database can hold, of least to most bytes.
+func checkText(what, text string, least, most int) error {
+	if len(text) < least || len(text) > most {
+		return fmt.Errorf("%s of %d bytes, want %d to %d", what, len(text), least, most)
+	}
+	if !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
+		return fmt.Errorf("%s is not UTF-8 text without zero bytes", what)
+	}
+	return nil
+}
+
+func checkSealed(sealed []byte) error {
+	if len(sealed) < 1 || len(sealed) > maxSealed {
+		return fmt.Errorf("%d sealed bytes, want 1 to %d", len(sealed), maxSealed)
 	}
 	return nil
 }
@@ -314,22 +331,13 @@ func (d Document) check(n uint64) error {
 	if d.ID.IsZero() {
 		return errors.New("no id")
 	}
-	if err := checkOwner(d.Owner); err != nil {
-		return err
-	}
 	if d.Index >= n || d.Certification >= n || (d.Certification != 0 && d.Certification <= d.Index) {
 		return fmt.Errorf("relative index %d, certification %d, of %d entries", d.Index, d.Certification, n)
-	}
-	if len(d.Sealed) < 1 || len(d.Sealed) > maxSealed {
-		return fmt.Errorf("%d sealed bytes, want 1 to %d", len(d.Sealed), maxSealed)
-	}
-	if err := checkTag("digest tag", d.DigestTag); err != nil {
-		return err
 	}
 	if d.RetainUntil.IsZero() || d.Created.IsZero() {
 		return errors.New("no time of retention or of creation")
 	}
-	return d.Object.check()
+	return errors.Join(checkText("owner", d.Owner, 1, 255), checkSealed(d.Sealed), checkTag("digest tag", d.DigestTag), d.Object.check())
 }
 
 // Object is where and how a document lies in object storage. It was durable
@@ -344,14 +352,11 @@ type Object struct {
 }
 
 func (o Object) check() error {
-	if len(o.Name) < 1 || len(o.Name) > 1024 || len(o.VersionID) > 1024 || len(o.Checksum) < 1 || len(o.Checksum) > 255 {
-		return fmt.Errorf("object: name of %d, version of %d, checksum of %d bytes, want 1 to 1024, up to 1024, 1 to 255",
-			len(o.Name), len(o.VersionID), len(o.Checksum))
-	}
 	if o.PlainSize < 1 || o.Size < 1 || o.PartSize < 1 {
 		return fmt.Errorf("object: sizes %d, %d, %d, want at least 1 byte each", o.PlainSize, o.Size, o.PartSize)
 	}
-	return nil
+	return errors.Join(checkText("object name", o.Name, 1, 1024), checkText("object version", o.VersionID, 0, 1024),
+		checkText("object checksum", o.Checksum, 1, 255))
 }
 
 // WrappedKey is a document's data key under a key-encryption key of the
@@ -361,6 +366,13 @@ type WrappedKey struct {
 	Document DocumentID // set by the store
 	KeyID    string     // which key-encryption key
 	Wrapped  []byte
+}
+
+func (k WrappedKey) check() error {
+	if len(k.Wrapped) < 16 || len(k.Wrapped) > 1024 {
+		return fmt.Errorf("%d bytes, want 16 to 1024", len(k.Wrapped))
+	}
+	return checkText("key id", k.KeyID, 1, 255)
 }
 
 // Certification is the row of a certification's entry.

@@ -129,6 +129,9 @@ func TestSubmissionCheck(t *testing.T) {
 		"statement too long":           func(s *calpe.Submission) { s.Statement.Body = make([]byte, 16385) },
 		"statement without type":       func(s *calpe.Submission) { s.Statement.Type = "" },
 		"idempotency without owner":    func(s *calpe.Submission) { s.Idempotency.Owner = "" },
+		"owner that isn't text":        func(s *calpe.Submission) { s.Document.Owner = "\xff" },
+		"version with a zero byte":     func(s *calpe.Submission) { s.Document.Object.VersionID = "a\x00" },
+		"certification by nobody":      func(s *calpe.Submission) { s.Certification.Agency = "" },
 		"idempotency with a short tag": func(s *calpe.Submission) { s.Idempotency.RequestTag = nil },
 	} {
 		s := good()

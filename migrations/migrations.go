@@ -60,7 +60,7 @@ func Latest() int64 {
 // five minutes and then find nothing to do. After an error it may be called
 // again. A nil logger means silence.
 func Up(ctx context.Context, url string, logger *slog.Logger) error {
-	return with(ctx, url, logger, func(p *goose.Provider) error {
+	return with(url, logger, func(p *goose.Provider) error {
 		_, err := p.Up(ctx)
 		return err
 	})
@@ -69,24 +69,23 @@ func Up(ctx context.Context, url string, logger *slog.Logger) error {
 // DownTo takes back the migrations above version, newest first. 0 takes back
 // all. It refuses to drop a log that has entries (I7).
 func DownTo(ctx context.Context, url string, version int64, logger *slog.Logger) error {
-	return with(ctx, url, logger, func(p *goose.Provider) error {
+	return with(url, logger, func(p *goose.Provider) error {
 		_, err := p.DownTo(ctx, version)
 		return err
 	})
 }
 
-func with(ctx context.Context, url string, logger *slog.Logger, fn func(*goose.Provider) error) error {
+func with(url string, logger *slog.Logger, fn func(*goose.Provider) error) error {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
 		return fmt.Errorf("read database URL: %w", err)
 	}
 	db := stdlib.OpenDB(*config)
-	defer db.Close()
 	p, err := provider(db, logger)
-	if err != nil {
-		return err
+	if err == nil {
+		err = fn(p)
 	}
-	if err := fn(p); err != nil {
+	if err = errors.Join(err, db.Close()); err != nil {
 		return fmt.Errorf("migrate database: %w", err)
 	}
 	return nil

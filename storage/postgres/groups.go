@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -141,7 +142,7 @@ func (db *DB) commit(ctx context.Context, conn *pgx.Conn, c *groupCommit) error 
 	// way or the other, so whoever gets the lock sees what it did.
 	closeConn(ctx, conn)
 	db.log.WarnContext(ctx, "COMMIT had no clear answer, looking on a new connection",
-		"group", c.group.ID.String(), "first", c.result.First, "warning", s.warned, "error", err)
+		slog.String("group", c.group.ID.String()), slog.Uint64("first", c.result.First), slog.Bool("warning", s.warned), slog.Any("error", err))
 	return db.resolve(ctx, c)
 }
 
@@ -178,7 +179,7 @@ func (db *DB) resolve(ctx context.Context, c *groupCommit) error {
 			return fmt.Errorf("%w: %w", calpe.ErrUnknownOutcome, err)
 		}
 		if wait(ctx, 100*time.Millisecond) != nil {
-			return fmt.Errorf("%w: gave up after %s: %v", calpe.ErrUnknownOutcome, db.cfg.ResolveTimeout, err)
+			return fmt.Errorf("%w: gave up after %s: %w", calpe.ErrUnknownOutcome, db.cfg.ResolveTimeout, err)
 		}
 	}
 }

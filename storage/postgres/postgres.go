@@ -226,7 +226,8 @@ func (db *DB) Instance(ctx context.Context) (calpe.Instance, error) {
 	defer closeConn(ctx, conn)
 	i := sessionOf(conn).instance
 	if before := db.seen.Swap(&i); before != nil && !before.Equal(i) {
-		db.log.WarnContext(ctx, "the database is another instance", "before", before.String(), "now", i.String())
+		db.log.WarnContext(ctx, "the database is another instance",
+			slog.String("before", before.String()), slog.String("now", i.String()))
 		db.pool.Reset()
 	}
 	return i, nil

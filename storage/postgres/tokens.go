@@ -21,7 +21,7 @@ func (db *DB) CreateToken(ctx context.Context, t calpe.Token) error {
 	return translate("create token", err)
 }
 
-const tokenColumns = `id, owner, label, hash, scopes, created_at, revoked_at`
+const tokenColumns = `id, owner, label, hash, scopes, created_at, revoked_at` //nolint:gosec // names of columns, not a secret
 
 func scanToken(row pgx.CollectableRow) (t calpe.Token, err error) {
 	var (

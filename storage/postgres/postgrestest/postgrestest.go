@@ -63,7 +63,7 @@ func Exec(tb testing.TB, url, sql string, args ...any) {
 	if err != nil {
 		tb.Fatalf("connect to test database: %v", err)
 	}
-	defer conn.Close(ctx)
+	defer func() { _ = conn.Close(ctx) }()
 	if _, err := conn.Exec(ctx, sql, args...); err != nil {
 		tb.Fatalf("%s: %v", sql, err)
 	}
