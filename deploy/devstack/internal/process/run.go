@@ -1,8 +1,10 @@
 package process
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os/exec"
 	"runtime"
 	"syscall"
@@ -11,11 +13,12 @@ import (
 
 // Command describes a program that runs to its end.
 type Command struct {
-	Path string
-	Args []string
-	Dir  string
-	Env  []string // the whole environment; nil is our own
-	Sys  *syscall.SysProcAttr
+	Path   string
+	Args   []string
+	Dir    string
+	Env    []string // the whole environment; nil is our own
+	Sys    *syscall.SysProcAttr
+	Stderr io.Writer // standard error; nil: Run returns it among the output
 }
 
 // Run runs a program to its end and returns what it printed. It ends with ctx,
@@ -35,7 +38,13 @@ func Run(ctx context.Context, c Command) (string, error) {
 	// The thread that forks must live as long as the child: see Process.run.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	text, err := cmd.CombinedOutput()
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if c.Stderr != nil {
+		cmd.Stderr = c.Stderr
+	}
+	err := cmd.Run()
+	text := out.Bytes()
 	if err != nil {
 		if len(text) == 0 {
 			return "", fmt.Errorf("%s: %w", c.Path, err)
