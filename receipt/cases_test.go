@@ -180,7 +180,7 @@ func (w *world) anchorCases() []verification {
 
 // payloadSecond makes the anchor one whose payload is in output 1.
 func (w *world) payloadSecond(a *Anchor) {
-	payload := w.anchor.Payload.Script()
+	payload := w.anchor.Script()
 	a.Transaction = rawTx(*w.id.FirstOutpoint, testOutput{99_000, payToNobody("anchor")}, testOutput{0, payload})
 }
 

@@ -66,7 +66,7 @@ func checkClaim(t *testing.T, in Input, text []byte, truth claim) (held bool) {
 	return true
 }
 
-// TestMutations changes a receipt that holds in tens of thousands of ways.
+// TestMutations changes a receipt that holds in thousands of ways.
 func TestMutations(t *testing.T) {
 	w := newWorld(t, testOrigin)
 	in := w.input(w.issue(entryDocument))
@@ -77,7 +77,7 @@ func TestMutations(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	text := []byte(unchecked(t, in.Receipt))
 	held := 0
-	for range 20_000 {
+	for range 8_000 {
 		if checkClaim(t, in, mutate(rng, text), truth) {
 			held++
 		}
@@ -86,8 +86,8 @@ func TestMutations(t *testing.T) {
 		}
 	}
 	// Some spaces, and parts whose verdict alone falls: not every change is fatal.
-	if held == 0 || held > 10_000 {
-		t.Errorf("%d of 20000 changed receipts still claim something: the test shows nothing", held)
+	if held == 0 || held > 4_000 {
+		t.Errorf("%d of 8000 changed receipts still claim something: the test shows nothing", held)
 	}
 }
 

@@ -76,16 +76,17 @@ func inWords(err error) error {
 
 func kindName(k jsontext.Kind) string {
 	switch k {
-	case '"':
+	case jsontext.KindString:
 		return "a string"
-	case '0':
+	case jsontext.KindNumber:
 		return "a number"
-	case '{':
+	case jsontext.KindBeginObject:
 		return "an object"
-	case '[':
+	case jsontext.KindBeginArray:
 		return "an array"
+	default:
+		return "this value"
 	}
-	return "this value"
 }
 
 // checkStrict walks data once. Duplicate members, wrong UTF-8 and a byte order
@@ -122,14 +123,15 @@ func checkEnd(dec *jsontext.Decoder) error {
 
 func checkToken(tok jsontext.Token) error {
 	switch tok.Kind() {
-	case 'n', 't', 'f':
+	case jsontext.KindNull, jsontext.KindTrue, jsontext.KindFalse:
 		return fmt.Errorf("%s is not a value of any member", tok)
-	case '0':
+	case jsontext.KindNumber:
 		text := tok.String()
 		n, err := strconv.ParseUint(text, 10, 64)
 		if err != nil || n > maxInteger || strconv.FormatUint(n, 10) != text {
 			return fmt.Errorf("number %.32s is not an integer from 0 to 2^53-1 without fraction and exponent", text)
 		}
+	default: // the decoder has checked strings, and that brackets match
 	}
 	return nil
 }
