@@ -115,10 +115,11 @@ type fakeNode struct {
 	name   string                          // of the chain
 	before func(method string, height int) // called before each answer, with mu held
 	calls  int
+	known  map[string][]byte // headers whose hash was asked for: a node keeps those of former branches
 }
 
 func newNode(t testing.TB, chain *testChain) *fakeNode {
-	n := &fakeNode{t: t, chain: chain, name: "regtest"}
+	n := &fakeNode{t: t, chain: chain, name: "regtest", known: map[string][]byte{}}
 	server := httptest.NewServer(http.HandlerFunc(n.serve))
 	t.Cleanup(server.Close)
 	n.url = server.URL
@@ -165,13 +166,14 @@ func (n *fakeNode) result(method string, height int, hash string) any {
 		return map[string]string{"chain": n.name}
 	case "getblockhash":
 		if height <= n.chain.tip() {
-			return chainhash.DoubleHashH(n.chain.raw[height]).String()
+			raw := n.chain.raw[height]
+			hash := chainhash.DoubleHashH(raw).String()
+			n.known[hash] = raw
+			return hash
 		}
 	case "getblockheader":
-		for _, raw := range n.chain.raw {
-			if chainhash.DoubleHashH(raw).String() == hash {
-				return hex.EncodeToString(raw)
-			}
+		if raw, ok := n.known[hash]; ok {
+			return hex.EncodeToString(raw)
 		}
 	}
 	return nil
@@ -183,7 +185,18 @@ func (n *fakeNode) flags() []string {
 }
 
 // sliceNode is a node in memory that answers from a chain.
-type sliceNode struct{ chain *testChain }
+type sliceNode struct {
+	chain *testChain
+	known map[calpe.BlockHash][]byte
+}
+
+func newSliceNode(chain *testChain) sliceNode {
+	n := sliceNode{chain, map[calpe.BlockHash][]byte{}}
+	for _, raw := range chain.raw {
+		n.known[calpe.BlockHash(chainhash.DoubleHashH(raw))] = raw
+	}
+	return n
+}
 
 func (n sliceNode) Height(context.Context) (uint32, error) { return uint32(n.chain.tip()), nil }
 
@@ -192,10 +205,9 @@ func (n sliceNode) BlockHash(_ context.Context, height uint32) (calpe.BlockHash,
 }
 
 func (n sliceNode) Header(_ context.Context, hash calpe.BlockHash) ([calpe.HeaderSize]byte, error) {
-	for _, raw := range n.chain.raw {
-		if calpe.BlockHash(chainhash.DoubleHashH(raw)) == hash {
-			return [calpe.HeaderSize]byte(raw), nil
-		}
+	raw, ok := n.known[hash]
+	if !ok {
+		return [calpe.HeaderSize]byte{}, calpe.ErrNotFound
 	}
-	return [calpe.HeaderSize]byte{}, calpe.ErrNotFound
+	return [calpe.HeaderSize]byte(raw), nil
 }

@@ -50,7 +50,7 @@ func (c *headersCommand) Run(ctx context.Context, a *app) error {
 	}
 	progress, done := a.fetchProgress()
 	before, _ := chain.Tip()
-	longer, err := syncer{node, progress, c.save}.run(ctx, chain)
+	longer, err := syncer{node, progress, c.save, saveEvery}.run(ctx, chain)
 	done()
 	if longer != chain || before == 0 {
 		err = errors.Join(err, c.save(longer))

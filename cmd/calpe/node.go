@@ -95,8 +95,10 @@ func paramsOf(genesis calpe.BlockHash) (headers.Params, error) {
 type syncer struct {
 	node     node
 	progress func(height, tip int)
-	// save is called now and then with what has been verified; nil: never.
-	save func(*headers.Chain) error
+	// save is called with what has been verified, each time it has grown by that
+	// many headers; nil: never.
+	save  func(*headers.Chain) error
+	every int
 }
 
 // run fetches what the node's best chain has and c doesn't. Every header is
@@ -132,7 +134,7 @@ func (s syncer) run(ctx context.Context, c *headers.Chain) (*headers.Chain, erro
 		c = next
 		height, _ := c.Tip()
 		s.progress(height, int(tip))
-		if s.save != nil && height-saved >= saveEvery {
+		if s.save != nil && height-saved >= s.every {
 			saved = height
 			if err := s.save(c); err != nil {
 				return c, err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,9 @@ import (
 
 // pendingType is the member "type" of a pending file.
 const pendingType = "calpe/pending/v1"
+
+// keySize random bytes make an Idempotency-Key.
+const keySize = 16
 
 // pending is a request that was begun: all that is needed to make the same one
 // again and get the same answer, after a crash of either side. Its file lies
@@ -46,7 +50,7 @@ func begin(path string, want pending) (pending, error) {
 		return pending{}, err
 	}
 	var found pending
-	if err := statement.Decode(data, &found); err != nil || found.Type != pendingType {
+	if err := statement.Decode(data, &found); err != nil || found.Type != pendingType || !isKey(found.Key) {
 		return pending{}, fmt.Errorf("%s is not a file of this program: move it away", shown(path))
 	}
 	what := ""
@@ -68,8 +72,15 @@ func begin(path string, want pending) (pending, error) {
 	return found, nil
 }
 
+// isKey reports whether text is a key as create draws it. A request without one
+// would not be safe to repeat.
+func isKey(text string) bool {
+	raw, err := hex.DecodeString(text)
+	return err == nil && len(raw) == keySize
+}
+
 func create(path string, p pending) (pending, error) {
-	var key [16]byte
+	var key [keySize]byte
 	_, _ = rand.Read(key[:]) // never fails, see crypto/rand
 	p.Type, p.Key, p.path, p.fresh = pendingType, fmt.Sprintf("%x", key), path, true
 	data, err := json.MarshalIndent(p, "", "  ")

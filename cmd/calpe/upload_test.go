@@ -212,6 +212,7 @@ func TestPendingFileOfAnotherRequest(t *testing.T) {
 		"other service":       {func(_ *harness, p *pending) { p.Server = "https://elsewhere.example" }, "with another service, https://elsewhere.example"},
 		"stamp's":             {func(_ *harness, p *pending) { p.Salt = newSalt() }, "in another way"},
 		"other certification": {func(_ *harness, p *pending) { p.Certification = &calpe.Digest{1} }, "with another certification"},
+		"no key":              {func(_ *harness, p *pending) { p.Key = "" }, "not a file of this program"},
 		"other type":          {func(_ *harness, p *pending) { p.Type = "calpe/pending/v2" }, "not a file of this program"},
 	} {
 		t.Run(name, func(t *testing.T) {
