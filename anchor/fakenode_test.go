@@ -41,6 +41,15 @@ type fakeNode struct {
 	// onSend sees every transaction before anything else happens to it.
 	onSend func(raw []byte)
 	sends  int
+
+	outputs   map[wire.OutPoint]chainOutput
+	outputsAt *wire.MsgBlock
+}
+
+func (n *fakeNode) setFault(fault func(string) (bool, error)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.fault = fault
 }
 
 func newFakeNode(t *testing.T) *fakeNode {
@@ -159,9 +168,15 @@ type chainOutput struct {
 
 func (n *fakeNode) visible() []*wire.MsgBlock { return n.chain[:max(1, len(n.chain)-n.lag)] }
 
+// unspent is computed once for each tip.
 func (n *fakeNode) unspent() map[wire.OutPoint]chainOutput {
+	chain := n.visible()
+	tip := chain[len(chain)-1]
+	if n.outputs != nil && n.outputsAt == tip {
+		return n.outputs
+	}
 	outs := map[wire.OutPoint]chainOutput{}
-	for height, b := range n.visible() {
+	for height, b := range chain {
 		for _, tx := range b.Transactions {
 			for _, in := range tx.TxIn {
 				delete(outs, in.PreviousOutPoint)
@@ -171,6 +186,7 @@ func (n *fakeNode) unspent() map[wire.OutPoint]chainOutput {
 			}
 		}
 	}
+	n.outputs, n.outputsAt = outs, tip
 	return outs
 }
 
@@ -179,11 +195,13 @@ func (n *fakeNode) call(ctx context.Context, method string, apply func()) error 
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	n.mu.Lock()
 	fault := n.fault
-	if fault == nil {
-		fault = func(string) (bool, error) { return true, nil }
+	n.mu.Unlock()
+	applied, err := true, error(nil)
+	if fault != nil {
+		applied, err = fault(method)
 	}
-	applied, err := fault(method)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if applied {
