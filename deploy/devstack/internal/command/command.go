@@ -28,6 +28,7 @@ type cli struct {
 	Cache string `env:"CALPE_DEVSTACK_CACHE" placeholder:"DIR" help:"Folder for built and downloaded programs. Default: calpe/devstack in the user's cache."`
 	PGBin string `name:"pg-bin" env:"CALPE_PG_BIN" placeholder:"DIR" help:"Folder with PostgreSQL's initdb and postgres. Default: found, else installed."`
 
+	Demo     demoCmd     `cmd:"" help:"Show Calpe at work on a throw-away stack: notarize documents, and verify their receipts with everything switched off."`
 	Postgres postgresCmd `cmd:"" help:"Run a PostgreSQL server."`
 	S3       s3Cmd       `cmd:"" name:"s3" help:"Run versitygw, an S3 server with versioning and Object Lock."`
 	Bitcoin  bitcoinCmd  `cmd:"" help:"Run a btcd node with a chain of its own."`

@@ -36,6 +36,9 @@ func (c *execCmd) Run(a *app) (err error) {
 	if len(argv) == 0 {
 		return errors.New("exec: no command after --")
 	}
+	if _, err := exec.LookPath(argv[0]); err != nil {
+		return err
+	}
 	caught := process.CatchSignals()
 	defer caught.Stop()
 	process.SweepDirs(os.TempDir(), tempPrefix, time.Now().Add(-time.Minute))
@@ -93,9 +96,6 @@ func (c *execCmd) guarded(s *stack.Stack, argv []string, caught *process.Signals
 	self, err := os.Executable()
 	if err != nil {
 		return 0, fmt.Errorf("find own program: %w", err)
-	}
-	if _, err := exec.LookPath(argv[0]); err != nil {
-		return 0, err
 	}
 	cmd := exec.Command(self, append([]string{"guard", "--"}, argv...)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -27,7 +26,6 @@ type Server struct {
 	URL     string // http://host:port
 	LogFile string
 	proc    *process.Process
-	lock    *process.Lock
 }
 
 // Serve starts calped and returns when it is ready. listen may have the port 0.
@@ -38,15 +36,11 @@ func (d *Deployment) Serve(ctx context.Context, listen string) (*Server, error) 
 	if err != nil {
 		return nil, err
 	}
-	if s.lock, err = process.LockDir(filepath.Join(d.cfg.Dir, "serve")); err != nil {
-		return nil, fmt.Errorf("calped: %w", err)
-	}
 	s.proc, err = process.Start(context.WithoutCancel(ctx), process.Config{
 		Name: "calped", Path: d.cfg.Calped, Args: []string{"serve", "--listen", listen}, Dir: d.cfg.Dir,
 		Env: process.Environment(d.cfg.Dir, d.program.Env...), Log: s.LogFile, Grace: stopGrace,
 	})
 	if err != nil {
-		s.lock.Unlock()
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
@@ -121,7 +115,4 @@ func (s *Server) Done() <-chan struct{} { return s.proc.Done() }
 func (s *Server) Failure() error { return s.proc.Failure() }
 
 // Stop ends calped in order and returns when it is gone.
-func (s *Server) Stop() {
-	s.proc.Stop()
-	s.lock.Unlock()
-}
+func (s *Server) Stop() { s.proc.Stop() }
