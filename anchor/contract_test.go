@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -302,8 +303,10 @@ func checkReads(t *testing.T, w *world, pg *postgres.Anchors) {
 	if a, err := pg.AnchorFor(ctx, newest.Size-1); err != nil || a.TxID != newest.TxID || !a.Final {
 		t.Errorf("anchor of entry %d is %+v (%v)", newest.Size-1, a, err)
 	}
-	if _, err := pg.AnchorFor(ctx, newest.Size); !errors.Is(err, calpe.ErrNotFound) {
-		t.Errorf("anchor of an entry that isn't covered: %v", err)
+	for _, index := range []uint64{newest.Size, calpe.MaxLogSize, math.MaxInt64, math.MaxInt64 + 1, math.MaxUint64} {
+		if _, err := pg.AnchorFor(ctx, index); !errors.Is(err, calpe.ErrNotFound) {
+			t.Errorf("anchor of entry %d, which isn't covered: %v", index, err)
+		}
 	}
 	if _, err := pg.AnchorOfSize(ctx, newest.Size+1); !errors.Is(err, calpe.ErrNotFound) {
 		t.Errorf("anchor of a size that isn't anchored: %v", err)

@@ -771,7 +771,7 @@ func TestDeposits(t *testing.T) {
 func TestRandomLife(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	randomLife(t, newWorld(t, newMemStore()), rand.New(rand.NewPCG(seed, 0)), 1500)
+	randomLife(t, newWorld(t, newMemStore()), rand.New(rand.NewPCG(seed, 0)), 800)
 }
 
 func randomLife(t *testing.T, w *world, r *rand.Rand, steps int) {

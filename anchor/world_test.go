@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -99,9 +100,15 @@ func newWorld(t *testing.T, store firstStore) *world {
 
 func emptyWorld(t *testing.T, store firstStore) *world {
 	t.Helper()
-	key, err := wallet.Create(filepath.Join(t.TempDir(), "anchor.key"), calpe.Regtest, time.Unix(1, 0))
+	// The private key 1, written without waiting for the disk as Create does.
+	path := filepath.Join(t.TempDir(), "anchor.key")
+	const file = `{"network":"regtest","wif":"cMahea7zqjxrtgAbB7LSGbcQUr1uX1ojuat9jZodMN87JcbXMTcA","created":"2026-11-21T09:30:00Z"}`
+	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+		t.Fatalf("write key: %v", err)
+	}
+	key, err := wallet.Load(path, calpe.Regtest)
 	if err != nil {
-		t.Fatalf("create key: %v", err)
+		t.Fatalf("load key: %v", err)
 	}
 	w := &world{
 		t: t, node: newFakeNode(t), store: store, log: &fakeLog{}, epoch: 1,

@@ -563,6 +563,9 @@ func unflatten(flat []byte) []calpe.BlockHash {
 // that covers its index, else the first that is in a block, else
 // [calpe.ErrNotFound].
 func (s *Anchors) AnchorFor(ctx context.Context, index uint64) (calpe.Anchor, error) {
+	if index >= calpe.MaxLogSize {
+		return calpe.Anchor{}, fmt.Errorf("anchor of entry %d: %w", index, calpe.ErrNotFound)
+	}
 	for _, state := range [...]ledger.AttemptState{ledger.Final, ledger.Mined} {
 		a, err := readAnchor(s.db.on(ctx).QueryRow(ctx, selectAnchor+`WHERE a.state = $1 AND a.size > $2 ORDER BY a.size LIMIT 1`, string(state), int64(index)))
 		if !noRows(err) {
