@@ -105,7 +105,7 @@ func (db *DB) whileAlive(ctx context.Context, conn *pgx.Conn, fn func(ctx contex
 // or is late: then it cancels.
 func (db *DB) watch(ctx context.Context, conn *pgx.Conn, cancel context.CancelCauseFunc) error {
 	for wait(ctx, db.cfg.LeaderPing) == nil {
-		if err := ping(conn, db.cfg.LeaderPing); err != nil {
+		if err := ping(conn, db.cfg.LeaderTimeout); err != nil {
 			cancel(calpe.ErrLostLeadership)
 			return err
 		}

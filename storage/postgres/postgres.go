@@ -52,9 +52,11 @@ type Config struct {
 	ResolveTimeout time.Duration
 	// LeaderPoll is how often a process that doesn't lead asks. Defaults to 1 s.
 	LeaderPoll time.Duration
-	// LeaderPing is how often a leader checks its connection, and how long it
-	// waits for the answer. Defaults to 2 s.
+	// LeaderPing is how often a leader checks its connection. Defaults to 2 s.
 	LeaderPing time.Duration
+	// LeaderTimeout is how long a leader waits for the answer before it gives up.
+	// What keeps a former leader from writing is the epoch, not this. Defaults to 5 s.
+	LeaderTimeout time.Duration
 	// Logger; nil is silence. Never sees a URL, key or token.
 	Logger *slog.Logger
 	// Now is the clock. Defaults to time.Now.
@@ -70,6 +72,7 @@ func (c Config) withDefaults() Config {
 	c.ResolveTimeout = cmp.Or(c.ResolveTimeout, 20*time.Second)
 	c.LeaderPoll = cmp.Or(c.LeaderPoll, time.Second)
 	c.LeaderPing = cmp.Or(c.LeaderPing, 2*time.Second)
+	c.LeaderTimeout = cmp.Or(c.LeaderTimeout, 5*time.Second)
 	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
 	if c.Now == nil {
 		c.Now = time.Now

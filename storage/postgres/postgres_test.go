@@ -34,6 +34,7 @@ func openURL(t testing.TB, url string, change ...func(*Config)) *DB {
 		LockTimeout:    20 * time.Second, // the machine may be busy; tests of time-outs set their own
 		LeaderPoll:     10 * time.Millisecond,
 		LeaderPing:     20 * time.Millisecond,
+		LeaderTimeout:  20 * time.Second,
 		Now:            func() time.Time { return testTime.Add(123 * time.Millisecond) },
 	}
 	for _, c := range change {
