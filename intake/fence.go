@@ -24,11 +24,12 @@ type FenceStore interface {
 const fenceType = "calpe/fence/v1"
 
 // maxFenceBytes bounds what is parsed.
-const maxFenceBytes = 16 << 10
+const maxFenceBytes = 32 << 10
 
-// maxClaims bounds the list in a fence. A claim is gone once it is an entry, so
-// there is more than one only if recovery was interrupted by the next recovery.
-const maxClaims = 64
+// maxClaims bounds the list in a fence. There is one for each recovery whose void
+// entries the database has lost again, so hardly ever more than a few. It is well
+// below the first step of the fence: each becomes an entry.
+const maxClaims = 128
 
 // Fence is the content of the fence object. It is written as JSON in exactly one
 // spelling.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/calpe/calpe"
@@ -78,7 +79,7 @@ type Recorder struct {
 	gate  *gate
 	queue *queue
 	done  chan struct{} // closed when Run has ended
-	once  sync.Once     // Run
+	ran   atomic.Bool   // Run was called, or never will be
 }
 
 // NewRecorder makes a Recorder. It reads and writes nothing yet.
@@ -120,12 +121,9 @@ func NewRecorder(cfg RecorderConfig) (*Recorder, error) {
 // return when intake is halted: reading goes on, see [Recorder.Status]. It may be
 // called once.
 func (r *Recorder) Run(ctx context.Context) error {
-	err := errors.New("recorder: Run was called before")
-	r.once.Do(func() { err = r.run(ctx) })
-	return err
-}
-
-func (r *Recorder) run(ctx context.Context) error {
+	if !r.ran.CompareAndSwap(false, true) {
+		return errors.New("recorder: Run was called before, or Stop")
+	}
 	defer close(r.done)
 	loop, stop := context.WithCancel(ctx)
 	defer stop()
@@ -150,7 +148,9 @@ func (r *Recorder) run(ctx context.Context) error {
 // accepted has its answer and Run has ended, or when ctx is done.
 func (r *Recorder) Stop(ctx context.Context) error {
 	r.queue.close()
-	r.once.Do(func() { close(r.done) }) // never run: nothing to wait for
+	if r.ran.CompareAndSwap(false, true) {
+		close(r.done) // there is nothing to wait for
+	}
 	select {
 	case <-r.done:
 		return nil

@@ -314,10 +314,12 @@ func (g *gate) move(ctx context.Context, fence Fence, etag string, instance calp
 
 // claims are the runs of recovery's own entries at the end of the log, the
 // oldest first. They are read back from the rows, so they are the same whether
-// one run of recovery wrote them or several that crashed.
+// one run of recovery wrote them or several that crashed. Void entries that came
+// back from the published log are declared again: the statement that declared
+// them first may be among what the database has lost.
 func (g *gate) claims(ctx context.Context, end uint64) ([]Claim, error) {
-	var claims []Claim
-	for at := end; at > 0 && len(claims) <= maxClaims; {
+	var claims []Claim // the newest first
+	for at := end; at > 0; {
 		record, err := g.cfg.Groups.GroupOf(ctx, at-1)
 		if err != nil {
 			return nil, fmt.Errorf("group of entry %d: %w", at-1, err)
@@ -325,31 +327,37 @@ func (g *gate) claims(ctx context.Context, end uint64) ([]Claim, error) {
 		if record.Origin == calpe.OriginIntake {
 			break
 		}
-		claims = prepend(claims, record.Origin, record.First, at)
+		for i, c := range slices.Backward(record.Commitments) {
+			claims = prepend(claims, record.First+uint64(i), c.IsVoid())
+		}
 		at = record.First
 	}
 	if len(claims) > maxClaims {
+		g.log.ErrorContext(ctx, "there are more void ranges than one recovery declares; the oldest were declared before",
+			"ranges", len(claims), "declared", maxClaims)
 		claims = claims[:maxClaims]
 	}
 	slices.Reverse(claims)
 	return claims, nil
 }
 
-// prepend adds the run from up to, and not including, to to the claims, newest
-// first. In each claim the void entries follow those rolled forward.
-func prepend(claims []Claim, origin calpe.Origin, from, to uint64) []Claim {
+// prepend adds the entry before the first of the claims, which are newest first.
+// In each claim the void entries follow those rolled forward.
+func prepend(claims []Claim, index uint64, void bool) []Claim {
 	last := len(claims) - 1
 	switch {
-	case origin == calpe.OriginRolledForward && last >= 0:
-		claims[last].RolledFrom = from
-		return claims
-	case origin == calpe.OriginRolledForward:
-		return append(claims, Claim{RolledFrom: from, RolledTo: to, VoidFrom: to, VoidTo: to})
-	case last >= 0 && claims[last].RolledFrom == claims[last].RolledTo:
-		claims[last] = Claim{RolledFrom: from, RolledTo: from, VoidFrom: from, VoidTo: claims[last].VoidTo}
-		return claims
+	case last < 0 || void && claims[last].RolledFrom < claims[last].RolledTo:
+		c := Claim{RolledFrom: index, RolledTo: index + 1, VoidFrom: index + 1, VoidTo: index + 1}
+		if void {
+			c.RolledTo, c.VoidFrom = index, index
+		}
+		return append(claims, c)
+	case void:
+		claims[last].RolledFrom, claims[last].RolledTo, claims[last].VoidFrom = index, index, index
+	default:
+		claims[last].RolledFrom = index
 	}
-	return append(claims, Claim{RolledFrom: from, RolledTo: from, VoidFrom: from, VoidTo: to})
+	return claims
 }
 
 // declare makes an entry of every claim, then strikes them from the fence.
