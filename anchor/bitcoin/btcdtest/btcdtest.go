@@ -5,7 +5,6 @@ package btcdtest
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -238,13 +236,6 @@ func (n *Node) Invalidate(hash calpe.BlockHash) {
 	n.Call(&none, "invalidateblock", hash)
 }
 
-// Reconsider takes back what Invalidate did.
-func (n *Node) Reconsider(hash calpe.BlockHash) {
-	n.tb.Helper()
-	var none any
-	n.Call(&none, "reconsiderblock", hash)
-}
-
 // Mempool lists the transactions that wait for a block.
 func (n *Node) Mempool() []calpe.BlockHash {
 	n.tb.Helper()
@@ -293,9 +284,4 @@ func (n *Node) Pay(script []byte, value int64) (raw []byte, txid calpe.BlockHash
 		n.tb.Fatalf("fund: %v", err)
 	}
 	return b.Bytes(), calpe.BlockHash(tx.TxHash())
-}
-
-// String says which node it is, for failure messages.
-func (n *Node) String() string {
-	return "btcd at " + n.URL + " pid " + strconv.Itoa(n.process.cmd.Process.Pid) + " paying " + hex.EncodeToString(n.script)
 }
