@@ -453,6 +453,12 @@ func TestIntakeErrorsPassWithTheirCode(t *testing.T) {
 	if bytes.Contains(a.body, []byte("secret")) || !strings.Contains(w.logs.String(), "secret cause") {
 		t.Error("the cause must be in the log, and only there")
 	}
+	for _, cause := range []error{io.ErrUnexpectedEOF, os.ErrDeadlineExceeded} { // of a connection to the database, not of the body
+		w.uploadErr = &calpe.Error{Code: calpe.CodeUnavailable, Message: "Not now.", Err: fmt.Errorf("read agency: %w", cause)}
+		if a := w.as("calpe_alice", "POST", "/v1/documents", strings.NewReader("deed")); a.code(t) != string(calpe.CodeUnavailable) {
+			t.Errorf("an unavailable database (%v) became %s", cause, a.body)
+		}
+	}
 	w.uploadErr = errors.New("disk /dev/sda1 is on fire")
 	if a := w.as("calpe_alice", "POST", "/v1/documents", strings.NewReader("deed")); a.code(t) != "internal" || bytes.Contains(a.body, []byte("sda1")) {
 		t.Errorf("an unknown error became %s", a.body)

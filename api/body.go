@@ -76,11 +76,13 @@ func (b *pacedBody) tooSlow(now time.Time) error {
 }
 
 // clientError gives the errors of a body that are the client's a code; others
-// pass as they are.
+// pass as they are. So does what has a code: a database connection that breaks
+// off is an unexpected end of file too, and not the client's.
 func clientError(err error) error {
 	var tooLarge *http.MaxBytesError
+	_, coded := errors.AsType[*calpe.Error](err)
 	switch {
-	case err == nil || errors.Is(err, io.EOF):
+	case err == nil || coded || errors.Is(err, io.EOF):
 		return err
 	case errors.As(err, &tooLarge):
 		return &calpe.Error{Code: calpe.CodeTooLarge, Message: "The request is larger than this service takes.", Err: err}
