@@ -47,7 +47,8 @@ type credentials struct {
 // maxToken is far more than any token has.
 const maxToken = 4096
 
-func (c credentials) read() (string, error) {
+// token is the token from wherever it is given.
+func (c credentials) token() (string, error) {
 	token := c.Token
 	switch {
 	case c.Token != "" && c.TokenFile != "":
@@ -182,7 +183,8 @@ func (s *service) retryDelay(err error, attempt int) (time.Duration, bool) {
 		return 0, false
 	}
 	backoff := min(firstDelay<<(attempt-1), maxDelay)
-	backoff = backoff/2 + rand.N(backoff/2) // spread, so that clients don't come back all at once
+	// Spread, so that clients don't come back all at once.
+	backoff = backoff/2 + rand.N(backoff/2) //nolint:gosec // nobody gains by guessing it
 	p, ok := errors.AsType[*problem](err)
 	if !ok {
 		return backoff, true // there was no answer

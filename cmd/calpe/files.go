@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -14,13 +15,20 @@ import (
 	"github.com/calpe/calpe/receipt"
 )
 
-// privateFile is the mode of everything that is written: a receipt tells what a
-// document is, to whoever can guess it.
-const privateFile = 0o600
+// The modes of files that are written anew. A receipt tells what a document is,
+// to whoever can guess it; block headers are for everybody.
+const (
+	privateFile fs.FileMode = 0o600
+	publicFile  fs.FileMode = 0o644
+)
 
 // replaceFile writes a file so that at every moment there is either the former
 // one or the whole new one, also after a crash. It is durable when it returns.
-func replaceFile(path string, write func(io.Writer) error) (err error) {
+// The mode is for a new file: one that is replaced keeps its own.
+func replaceFile(path string, mode fs.FileMode, write func(io.Writer) error) (err error) {
+	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() {
+		mode = info.Mode().Perm()
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".calpe-*.tmp")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", shown(path), err)
@@ -32,6 +40,9 @@ func replaceFile(path string, write func(io.Writer) error) (err error) {
 			err = fmt.Errorf("write %s: %w", shown(path), err)
 		}
 	}()
+	if err = f.Chmod(mode); err != nil {
+		return errors.Join(err, f.Close())
+	}
 	if err = finish(f, write); err != nil {
 		return err
 	}
@@ -190,5 +201,5 @@ func writeReceipt(path string, r receipt.Receipt) error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(path, func(w io.Writer) error { _, err := w.Write(data); return err })
+	return replaceFile(path, privateFile, func(w io.Writer) error { _, err := w.Write(data); return err })
 }

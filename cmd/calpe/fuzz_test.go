@@ -111,7 +111,7 @@ func FuzzPending(f *testing.F) {
 	f.Add([]byte("{}"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		path := t.TempDir() + "/pending"
-		if err := replaceFile(path, func(w io.Writer) error { _, err := w.Write(data); return err }); err != nil {
+		if err := replaceFile(path, privateFile, func(w io.Writer) error { _, err := w.Write(data); return err }); err != nil {
 			t.Fatal(err)
 		}
 		p, err := begin(path, want)

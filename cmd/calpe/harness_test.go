@@ -32,6 +32,9 @@ func newHarness(t testing.TB) *harness {
 	return h
 }
 
+// testNow is when every run happens.
+var testNow = time.Date(2026, 11, 21, 9, 30, 0, 0, time.UTC)
+
 type result struct {
 	code     int
 	out, err string
@@ -42,6 +45,7 @@ func (h *harness) runContext(ctx context.Context, args ...string) result {
 	var out, errs bytes.Buffer
 	code := Run(ctx, args, System{
 		Stdin: strings.NewReader(h.stdin), Stdout: &out, Stderr: &errs,
+		Now:       func() time.Time { return testNow },
 		LookupEnv: func(name string) (string, bool) { v, ok := h.env[name]; return v, ok },
 		Wait: func(ctx context.Context, d time.Duration) error {
 			h.waits = append(h.waits, d)

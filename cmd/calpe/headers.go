@@ -87,7 +87,7 @@ func headersError(err error, what string) error {
 
 func (c *headersCommand) save(chain *headers.Chain) error {
 	// Crash at any point of it: the former file is there whole, and the next run goes on from it.
-	return replaceFile(c.File, func(w io.Writer) error { _, err := chain.WriteTo(w); return err })
+	return replaceFile(c.File, publicFile, func(w io.Writer) error { _, err := chain.WriteTo(w); return err })
 }
 
 func (c *headersCommand) report(a *app, chain *headers.Chain) error {

@@ -87,7 +87,7 @@ func create(path string, p pending) (pending, error) {
 	if err != nil {
 		return pending{}, err
 	}
-	err = replaceFile(path, func(w io.Writer) error { _, err := w.Write(append(data, '\n')); return err })
+	err = replaceFile(path, privateFile, func(w io.Writer) error { _, err := w.Write(append(data, '\n')); return err })
 	// Crash here: nothing was sent; the next run makes this request.
 	return p, err
 }

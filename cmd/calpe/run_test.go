@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -89,10 +90,10 @@ func TestReplaceFile(t *testing.T) {
 	write := func(text string, err error) func(io.Writer) error {
 		return func(w io.Writer) error { _, _ = io.WriteString(w, text); return err }
 	}
-	if err := replaceFile(path, write("one", nil)); err != nil {
+	if err := replaceFile(path, privateFile, write("one", nil)); err != nil {
 		t.Fatal(err)
 	}
-	if err := replaceFile(path, write("half of tw", io.ErrShortWrite)); !errors.Is(err, io.ErrShortWrite) || !strings.Contains(err.Error(), path) {
+	if err := replaceFile(path, privateFile, write("half of tw", io.ErrShortWrite)); !errors.Is(err, io.ErrShortWrite) || !strings.Contains(err.Error(), path) {
 		t.Errorf("error is %v", err)
 	}
 	data, err := os.ReadFile(path)
@@ -100,13 +101,19 @@ func TestReplaceFile(t *testing.T) {
 	if err != nil || string(data) != "one" || len(entries) != 1 {
 		t.Errorf("file holds %q, %v; folder holds %v", data, err, entries)
 	}
-	if err := replaceFile(path, write("two", nil)); err != nil {
+	if err := os.Chmod(path, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if err := replaceFile(path, privateFile, write("two", nil)); err != nil {
 		t.Fatal(err)
 	}
 	if data, err = os.ReadFile(path); err != nil || string(data) != "two" {
 		t.Errorf("file holds %q, %v", data, err)
 	}
-	if err := replaceFile(filepath.Join(dir, "none", "a"), write("x", nil)); err == nil {
+	if info, err := os.Stat(path); err != nil || runtime.GOOS != "windows" && info.Mode().Perm() != 0o640 {
+		t.Errorf("mode is %v, %v: it was 0640", info.Mode(), err)
+	}
+	if err := replaceFile(filepath.Join(dir, "none", "a"), privateFile, write("x", nil)); err == nil {
 		t.Error("a file in no folder was written")
 	}
 }

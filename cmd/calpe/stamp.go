@@ -36,7 +36,7 @@ func (c *stampCommand) Run(ctx context.Context, a *app) error {
 	if c.Output != "" && c.Digest == "" {
 		return errors.New("--output is for --digest: the receipt of FILE is FILE.receipt.json")
 	}
-	token, err := c.credentials.read()
+	token, err := c.token()
 	if err != nil {
 		return err
 	}

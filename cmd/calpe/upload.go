@@ -40,7 +40,7 @@ func (c *uploadCommand) Run(ctx context.Context, a *app) error {
 	if c.Certification != "" && len(c.Files) != 1 {
 		return errors.New("--certification is of one document: give one file with it")
 	}
-	token, err := c.credentials.read()
+	token, err := c.token()
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -79,15 +80,17 @@ func TestUploadSaysEachState(t *testing.T) {
 func TestUploadSurvivesFailures(t *testing.T) {
 	t.Parallel()
 	for name, faults := range map[string][]serveFunc{
-		"cut before":          {cutBefore},
-		"cut after":           {cutAfter},
-		"cut twice":           {cutBefore, cutAfter},
-		"500 after":           {failAfter},
-		"503":                 {refusing(503, calpe.CodeUnavailable)},
-		"429 with a time":     {refusing(429, calpe.CodeTooManyRequests, "Retry-After", "7")},
-		"truncated":           {truncating},
-		"five times":          {failAfter, cutAfter, truncating, refusing(503, calpe.CodeIntakeStopped), cutBefore},
-		"a proxy's error":     {func(_ *fakeService, w http.ResponseWriter, _ *http.Request) { http.Error(w, "<html>", 502) }},
+		"cut before":      {cutBefore},
+		"cut after":       {cutAfter},
+		"cut twice":       {cutBefore, cutAfter},
+		"500 after":       {failAfter},
+		"503":             {refusing(503, calpe.CodeUnavailable)},
+		"429 with a time": {refusing(429, calpe.CodeTooManyRequests, "Retry-After", "7")},
+		"truncated":       {truncating},
+		"five times":      {failAfter, cutAfter, truncating, refusing(503, calpe.CodeIntakeStopped), cutBefore},
+		"a proxy's error": {func(_ *fakeService, w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "<html>", http.StatusBadGateway)
+		}},
 		"a problem truncated": {func(_ *fakeService, w http.ResponseWriter, _ *http.Request) { problemBytes(w, 503, `{"title":"x`) }},
 	} {
 		for _, path := range []string{"/v1/documents", "/v1/identity", "/v1/documents/"} {
@@ -123,11 +126,11 @@ func problemBytes(w http.ResponseWriter, status int, body string) {
 
 func TestRetryAfterIsHonoured(t *testing.T) {
 	t.Parallel()
-	date := time.Now().Add(50 * time.Second).UTC().Format(http.TimeFormat)
+	date := testNow.Add(50 * time.Second).Format(http.TimeFormat)
 	for name, tc := range map[string]struct {
 		header  string
 		atLeast time.Duration
-	}{"seconds": {"7", 7 * time.Second}, "date": {date, 30 * time.Second}, "nonsense": {"soon", firstDelay / 2}} {
+	}{"seconds": {"7", 7 * time.Second}, "date": {date, 50 * time.Second}, "nonsense": {"soon", firstDelay / 2}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := newHarness(t)
@@ -500,7 +503,7 @@ func TestUploadOddNames(t *testing.T) {
 					t.Errorf("service got the name %q, want %q", d.name, sent)
 				}
 			}
-			if strings.ContainsAny(r.out+r.err, "\x1b\xff") {
+			if !utf8.ValidString(r.out+r.err) || strings.Contains(r.out+r.err, "\x1b") {
 				t.Errorf("raw bytes of a name are printed: %q", r.out)
 			}
 			if !h.exists(name + ".receipt.json") {
