@@ -67,16 +67,19 @@ func (d *demo) notarize(ctx context.Context, from *party, name string, args []st
 		return "", err
 	}
 	place := fmt.Sprintf("%s is entry %d", name, e.Index)
+	if c := e.Certification; c != nil {
+		place += fmt.Sprintf(", its certification entry %d", c.Index)
+	}
 	if args[0] == "stamp" {
-		place += " (it never left the citizen's machine)"
+		place += ", and never left the citizen's machine"
 	}
 	if from == &d.other {
 		place += " of their log"
 	}
 	if made, deadline, ok := e.promise(); ok {
-		return fmt.Sprintf("%s; signed for at %s, in a checkpoint by %s", place, clock(made), clock(deadline)), nil
+		return fmt.Sprintf("%s\nacknowledged: signed for at %s, in a checkpoint by %s", place, clock(made), clock(deadline)), nil
 	}
-	return place + "; signed for, and in a checkpoint already", nil
+	return place + "\nacknowledged, and in a checkpoint already", nil
 }
 
 // clock is the time of day in a time of RFC 3339.
@@ -106,7 +109,7 @@ func (d *demo) targets() (ours, other target, err error) {
 
 // anchor follows the log into Bitcoin; the demo is the miner.
 func (d *demo) anchor(ctx context.Context) error {
-	d.p.act("The log goes into Bitcoin", "One transaction of 40 bytes stands for all entries, be it five or five million.")
+	d.p.act("The log goes into Bitcoin", "40 bytes in one transaction stand for all entries, be it seven or seven million. The demo is the miner.")
 	ours, other, err := d.targets()
 	if err != nil {
 		return err
@@ -121,7 +124,8 @@ func (d *demo) anchor(ctx context.Context) error {
 			return "", err
 		}
 		size, root, err := e.tree()
-		return fmt.Sprintf("%d entries, root %s", size, root), err
+		d.checkpoint = fmt.Sprintf("%d entries, root %s", size, root)
+		return d.checkpoint, err
 	})
 	if err != nil {
 		return err
@@ -172,8 +176,10 @@ func (d *demo) broadcast(ctx context.Context, ours, other target) (txid, detail 
 		return "", "", err
 	}
 	txid, payload, err := announced(ctx, d.node, root)
-	return txid, fmt.Sprintf("%s\nits OP_RETURN is %s %s\n                 CLP, size, root: %s",
-		txid, payload[:min(6, len(payload))], payload[min(6, len(payload)):min(16, len(payload))], root), err
+	if err != nil {
+		return "", "", err
+	}
+	return txid, fmt.Sprintf("%s\nits OP_RETURN: \"CLP\" %s, size %s, root %s", txid, payload[:6], payload[6:16], payload[16:]), nil
 }
 
 // clearWay mines a block when an anchor that doesn't reach the target waits for
@@ -211,13 +217,14 @@ func (d *demo) mined(ctx context.Context, txid string, ours, other target) (stri
 	if got != txid || block != blocks[0] {
 		return "", fmt.Errorf("the service says that transaction %s in block %s is the anchor; it should be %s in %s", got, block, txid, blocks[0])
 	}
-	return fmt.Sprintf("height %d, %s", e.Anchor.Height, block), nil
+	d.block = fmt.Sprintf("transaction %s in block %d", txid, e.Anchor.Height)
+	return fmt.Sprintf("height %d, hash %s", e.Anchor.Height, block), nil
 }
 
 // updateReceipts gets the proofs into the receipts, from the public part of the
 // services.
 func (d *demo) updateReceipts(ctx context.Context) (string, error) {
-	var sizes []string
+	var lines []string
 	for _, r := range []struct {
 		from *party
 		name string
@@ -238,9 +245,12 @@ func (d *demo) updateReceipts(ctx context.Context) (string, error) {
 		if e.Anchor == nil {
 			return "", fmt.Errorf("the receipt of %s has no anchor", r.name)
 		}
-		sizes = append(sizes, fmt.Sprintf("%-35s %s, block %d", receiptOf(r.name), sizeText(st.Size()), e.Anchor.Height))
+		lines = append(lines, fmt.Sprintf("%-35s %s, block %d", receiptOf(r.name), sizeText(st.Size()), e.Anchor.Height))
+		if r.from == &d.ours {
+			d.sizes = append(d.sizes, sizeText(st.Size()))
+		}
 	}
-	return strings.Join(sizes, "\n"), nil
+	return strings.Join(lines, "\n"), nil
 }
 
 // switchOff keeps the block headers, and ends every server.

@@ -75,6 +75,10 @@ type demo struct {
 	other party // a deployment of somebody else
 
 	at string // name of the step that runs
+
+	// For the summary.
+	sizes             []string // of our receipts
+	checkpoint, block string
 }
 
 // party is a deployment with a user of it.

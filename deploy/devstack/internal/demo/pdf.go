@@ -43,8 +43,8 @@ func certificate() []byte {
 	c.text(italic, 10, 72, 194, "E. Vasquez, registrar of births")
 	c.circle(440, 235, 56, 1.6)
 	c.circle(440, 235, 48, 0.5)
-	c.text(serifBold, 11, 409, 242, "PORT LUMEN")
-	c.text(serif, 9, 413, 227, "Civil Registry")
+	c.text(serifBold, 11, 403, 242, "PORT LUMEN")
+	c.text(serif, 9, 415, 227, "Civil Registry")
 	c.text(italic, 9, 72, 60, "Fictitious: city, registry and persons are made up for a demonstration. This paper certifies nothing.")
 	return document("Certificate of Birth 1990-0042 (fictitious)", c.Bytes())
 }

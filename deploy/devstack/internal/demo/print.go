@@ -45,14 +45,13 @@ func (p *printer) since() time.Duration { return p.now().Sub(p.start) }
 func (p *printer) act(title, what string) {
 	p.acts++
 	fmt.Fprintf(p.w, "\n%s\n", p.paint(bold, fmt.Sprintf("%d. %s", p.acts, title)))
-	p.text(what)
-	fmt.Fprintln(p.w)
+	p.text(what + "\n")
 }
 
 // text is a paragraph.
 func (p *printer) text(what string) {
 	for _, line := range strings.Split(what, "\n") {
-		fmt.Fprintf(p.w, "   %s\n", line)
+		fmt.Fprintln(p.w, strings.TrimRight("   "+line, " "))
 	}
 }
 
@@ -75,11 +74,35 @@ func (p *printer) command(args ...string) {
 	fmt.Fprintf(p.w, "   %s\n", p.paint(bold, "$ "+strings.Join(args, " ")))
 }
 
-// quote shows what a program said.
+// quote shows what a program said, as it said it.
 func (p *printer) quote(text string) {
 	for line := range strings.Lines(strings.TrimSpace(text)) {
 		fmt.Fprintf(p.w, "     %s\n", strings.TrimRight(line, "\n"))
 	}
+}
+
+// quoteWrapped breaks long lines between words; what follows stands indent
+// columns to the right.
+func (p *printer) quoteWrapped(text string, indent int) {
+	for line := range strings.Lines(strings.TrimSpace(text)) {
+		p.quote(wrap(strings.TrimRight(line, "\n"), wrapAt, indent))
+	}
+}
+
+// wrapAt is the width of wrapped lines.
+const wrapAt = 104
+
+func wrap(line string, width, indent int) string {
+	var b strings.Builder
+	for len(line) > width {
+		at := strings.LastIndexByte(line[:width+1], ' ')
+		if strings.TrimSpace(line[:max(at, 0)]) == "" { // one word, longer than the line
+			break
+		}
+		b.WriteString(strings.TrimRight(line[:at], " ") + "\n")
+		line = strings.Repeat(" ", indent) + strings.TrimLeft(line[at:], " ")
+	}
+	return b.String() + line
 }
 
 // outcome says that what was expected has happened.

@@ -43,6 +43,7 @@ type evidence struct {
 	State           string
 	Checkpoint      string
 	Acknowledgement *struct{ Note string }
+	Certification   *struct{ Index uint64 }
 	Anchor          *struct {
 		Height      int64
 		Header      string

@@ -19,6 +19,9 @@ type trial struct {
 	because       string
 }
 
+// verdictIndent is where "calpe verify" begins its sentences.
+const verdictIndent = 23
+
 // verdicts are the answers to the three questions: a status and, if it isn't
 // "holds", a reason.
 type verdicts struct{ existed, inLog, certified string }
@@ -29,15 +32,15 @@ func (d *demo) verify(ctx context.Context) error {
 	plain := verdicts{"holds", "holds", "not-asked no-certification"}
 	return d.trials(ctx, []trial{
 		{file: birthCertificate, want: certified, because: "all three questions are answered"},
-		{file: surveyScan, want: plain, because: "no agency certified this one"},
-		{file: shortNote, want: plain, because: "no agency certified this one"},
-		{file: privateContract, want: plain, because: "the service never saw it"},
+		{file: surveyScan, want: plain, because: "a document of " + sizeText(d.cfg.BigSize) + ", by a proof as small as the others"},
+		{file: shortNote, want: plain, because: "a document of one line"},
+		{file: privateContract, want: plain, because: "a document that the service has never seen"},
 	})
 }
 
 // refuse shows what must not pass.
 func (d *demo) refuse(ctx context.Context) error {
-	d.p.act("What isn't true is refused", "")
+	d.p.act("What isn't true is refused", "The same program, with things changed by us.")
 	d.at = "tamper"
 	flipped, err := flipByte(filepath.Join(d.docs, birthCertificate), filepath.Join(d.docs, "tampered.pdf"))
 	if err != nil {
@@ -99,7 +102,7 @@ func (d *demo) try(ctx context.Context, t trial) error {
 		return err
 	}
 	_, rest, _ := strings.Cut(shown.Stdout, "\n") // the first line names the files again
-	d.p.quote(rest)
+	d.p.quoteWrapped(rest, verdictIndent)
 	if shown.Code != t.code {
 		return fmt.Errorf("exit code %d, expected %d\n%s", shown.Code, t.code, shown.Stderr)
 	}
@@ -138,13 +141,18 @@ func readVerdicts(text string) (verdicts, error) {
 
 // summary ends the demo.
 func (d *demo) summary() {
-	d.p.act("Summary", fmt.Sprintf("Done in %.1f s. Four documents were notarized by a service, and a receipt of each was verified without it:\n"+
-		"that it existed before a Bitcoin block was mined, in whose log it is, and for one of them who certified it.\n"+
-		"A changed document, a changed receipt and a stranger's receipt were refused.", d.p.since().Seconds()))
+	d.p.act("Summary", fmt.Sprintf(`Done in %.1f s, with every outcome as expected.
+
+shown      4 documents were notarized, and the receipt of each was verified without the service: that it
+           existed before a block of Bitcoin was mined, in whose log it is, and for one who certified it
+refused    a changed document, a changed receipt, a receipt of somebody else's log
+receipts   %s
+log        %s
+anchor     %s`, d.p.since().Seconds(), strings.Join(d.sizes, ", "), d.checkpoint, d.block))
 	if d.cfg.Keep {
-		d.p.text("Documents, receipts, headers and identity are in " + d.docs)
+		d.p.text("kept       " + filepath.Join(d.docs, receiptOf(birthCertificate)) + "\n           with documents, headers and identity beside it")
 	} else {
-		d.p.text("Everything was removed again; \"--keep\" keeps documents and receipts.")
+		d.p.text("kept       nothing (\"--keep\" keeps documents and receipts)")
 	}
-	d.p.text("Now try it yourself: make dev")
+	d.p.text("\nNext: \"make dev\" runs the service for you to use.")
 }
