@@ -46,6 +46,8 @@ type world struct {
 	uploads   []intake.Upload
 	uploadErr error
 	head      calpe.Checkpoint
+	published map[uint64]calpe.Checkpoint
+	anchor    *calpe.Anchor // the only one
 	down      error // of every read, if set
 	logs      *bytes.Buffer
 	server    *api.Server
@@ -57,6 +59,7 @@ func newWorld(t *testing.T) *world {
 		t: t, now: time.Date(2026, 11, 21, 9, 30, 0, 0, time.UTC), logs: new(bytes.Buffer),
 		keys: map[string]statement.Key{}, documents: map[calpe.DocumentID]intake.Document{},
 		contents: map[calpe.DocumentID][]byte{}, tokens: map[calpe.Hash]calpe.Token{},
+		published: map[uint64]calpe.Checkpoint{},
 	}
 	const origin = "test.calpe.example/log"
 	genesis, err := calpe.ParseBlockHash("0f9188f13cb7b2c71f2a335e3a4fc328bf5beb436012afca590b1a11466e2206")
@@ -130,6 +133,7 @@ func (w *world) seal() {
 		w.t.Fatal(err)
 	}
 	w.head = calpe.Checkpoint{Size: size, Root: root, Note: note, Time: w.now}
+	w.published[size] = w.head
 }
 
 func (w *world) Upload(_ context.Context, u intake.Upload) (intake.Uploaded, error) {
@@ -211,12 +215,26 @@ func (w *world) CheckpointAt(_ context.Context, size uint64) (calpe.Checkpoint, 
 	return w.head, nil
 }
 
-func (w *world) AnchorFor(context.Context, uint64) (calpe.Anchor, error) {
-	return calpe.Anchor{}, calpe.ErrNotFound
+func (w *world) Checkpoint(_ context.Context, size uint64) (calpe.Checkpoint, error) {
+	cp, ok := w.published[size]
+	if !ok {
+		return calpe.Checkpoint{}, calpe.ErrNotFound
+	}
+	return cp, nil
 }
 
-func (w *world) AnchorOfSize(context.Context, uint64) (calpe.Anchor, error) {
-	return calpe.Anchor{}, calpe.ErrNotFound
+func (w *world) AnchorFor(_ context.Context, index uint64) (calpe.Anchor, error) {
+	if w.anchor == nil || index >= w.anchor.Size {
+		return calpe.Anchor{}, calpe.ErrNotFound
+	}
+	return *w.anchor, nil
+}
+
+func (w *world) AnchorOfSize(_ context.Context, size uint64) (calpe.Anchor, error) {
+	if w.anchor == nil || size != w.anchor.Size {
+		return calpe.Anchor{}, calpe.ErrNotFound
+	}
+	return *w.anchor, nil
 }
 
 func (w *world) Agency(context.Context, string) (calpe.Agency, error) {
@@ -642,6 +660,39 @@ func TestEntries(t *testing.T) {
 		if got := w.do("GET", path, nil).code(t); got != string(want) {
 			t.Errorf("GET %s: code %s, want %s", path, got, want)
 		}
+	}
+}
+
+// A database that was restored from an older copy knows its anchors from the
+// chain, but has no row of their checkpoints.
+func TestAnchorWithoutItsCheckpointRow(t *testing.T) {
+	w := newWorld(t)
+	w.add(calpe.Commitment{1})
+	w.seal()
+	w.anchor = &calpe.Anchor{Payload: calpe.Payload{Size: 2, Root: w.head.Root}, Height: 100}
+	w.add(calpe.Commitment{2})
+	w.seal() // the only row
+	for _, path := range []string{"/v1/entries/1", "/v1/entries/1?size=2"} {
+		var e struct {
+			Checkpoint string
+			Anchor     *receipt.Anchor
+		}
+		a := w.do("GET", path, nil)
+		if err := json.Unmarshal(a.body, &e); err != nil || a.status != 200 {
+			t.Fatalf("GET %s: %d %s", path, a.status, a.body)
+		}
+		cp, err := receipt.OpenCheckpoint([]byte(e.Checkpoint), w.identity)
+		if err != nil || cp.Size != 2 || e.Anchor == nil || e.Anchor.Height != 100 {
+			t.Errorf("GET %s: checkpoint of size %d, anchor %+v, %v", path, cp.Size, e.Anchor, err)
+		}
+	}
+	w.anchor.Root[0]++
+	if got := w.do("GET", "/v1/entries/1", nil).code(t); got != string(calpe.CodeUnavailable) {
+		t.Errorf("an anchor of another root than the published checkpoint: code %s", got)
+	}
+	delete(w.published, 2)
+	if got := w.do("GET", "/v1/entries/1", nil).code(t); got != string(calpe.CodeUnavailable) {
+		t.Errorf("an anchor without a checkpoint: code %s", got)
 	}
 }
 

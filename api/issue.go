@@ -33,8 +33,11 @@ type Anchors interface {
 	AnchorOfSize(ctx context.Context, size uint64) (calpe.Anchor, error)
 }
 
-// Proofs computes inclusion proofs from tiles.
+// Proofs reads the published log.
 type Proofs interface {
+	// Checkpoint is the published checkpoint of exactly that size, its signature
+	// verified, or [calpe.ErrNotFound].
+	Checkpoint(ctx context.Context, size uint64) (calpe.Checkpoint, error)
 	// Proof is the path of the entry in the checkpoint's tree, verified before
 	// it is returned.
 	Proof(ctx context.Context, entry calpe.Entry, cp calpe.Checkpoint) ([]calpe.Hash, error)
@@ -144,11 +147,7 @@ type tree struct {
 func (i issuer) treeFor(ctx context.Context, index uint64) (tree, error) {
 	anchor, err := i.anchors.AnchorFor(ctx, index)
 	if err == nil {
-		cp, err := i.entries.CheckpointAt(ctx, anchor.Size)
-		if err != nil {
-			return tree{}, unavailable("The checkpoint of an anchor can't be read at the moment.", err)
-		}
-		return tree{&cp, &anchor}, nil
+		return i.anchoredTree(ctx, anchor)
 	}
 	if !errors.Is(err, calpe.ErrNotFound) {
 		return tree{}, unavailable("The anchors can't be read at the moment.", err)
@@ -163,8 +162,32 @@ func (i issuer) treeFor(ctx context.Context, index uint64) (tree, error) {
 	return tree{checkpoint: &head}, nil
 }
 
+// anchoredTree is the tree of an anchor. A database that was restored from an
+// older copy has found its anchors again in the chain, but not the rows of their
+// checkpoints: these are still published.
+func (i issuer) anchoredTree(ctx context.Context, anchor calpe.Anchor) (tree, error) {
+	cp, err := i.entries.CheckpointAt(ctx, anchor.Size)
+	if errors.Is(err, calpe.ErrNotFound) {
+		cp, err = i.proofs.Checkpoint(ctx, anchor.Size)
+	}
+	if err == nil && cp.Root != anchor.Root {
+		err = fmt.Errorf("the checkpoint of size %d has root %v, its anchor %v", cp.Size, cp.Root, anchor.Root)
+	}
+	if err != nil {
+		return tree{}, unavailable("The checkpoint of an anchor can't be read at the moment.", err)
+	}
+	return tree{&cp, &anchor}, nil
+}
+
 // treeOf is the tree of exactly that size.
 func (i issuer) treeOf(ctx context.Context, size uint64) (tree, error) {
+	anchor, err := i.anchors.AnchorOfSize(ctx, size)
+	if err == nil {
+		return i.anchoredTree(ctx, anchor)
+	}
+	if !errors.Is(err, calpe.ErrNotFound) {
+		return tree{}, unavailable("The anchors can't be read at the moment.", err)
+	}
 	cp, err := i.entries.CheckpointAt(ctx, size)
 	if errors.Is(err, calpe.ErrNotFound) {
 		return tree{}, calpe.Errorf(calpe.CodeNotFound, "There is no checkpoint of size %d.", size)
@@ -172,15 +195,7 @@ func (i issuer) treeOf(ctx context.Context, size uint64) (tree, error) {
 	if err != nil {
 		return tree{}, unavailable("The checkpoint can't be read at the moment.", err)
 	}
-	t := tree{checkpoint: &cp}
-	anchor, err := i.anchors.AnchorOfSize(ctx, size)
-	if err != nil && !errors.Is(err, calpe.ErrNotFound) {
-		return tree{}, unavailable("The anchors can't be read at the moment.", err)
-	}
-	if err == nil {
-		t.anchor = &anchor
-	}
-	return t, nil
+	return tree{checkpoint: &cp}, nil
 }
 
 // path is the inclusion proof of the entry in t; nil while t has no checkpoint.

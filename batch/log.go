@@ -113,11 +113,13 @@ func (l *Log) Newest(ctx context.Context, above uint64) (calpe.Checkpoint, error
 	if err != nil {
 		return calpe.Checkpoint{}, err
 	}
-	return l.checkpointCopy(ctx, size)
+	return l.Checkpoint(ctx, size)
 }
 
-// checkpointCopy reads and verifies the copy of the checkpoint of that size.
-func (l *Log) checkpointCopy(ctx context.Context, size uint64) (calpe.Checkpoint, error) {
+// Checkpoint is the published checkpoint of exactly that size, from its immutable
+// copy; [calpe.ErrNotFound] if there is none. Its signature has been verified. It
+// outlives the rows of a database that is replaced by an older copy.
+func (l *Log) Checkpoint(ctx context.Context, size uint64) (calpe.Checkpoint, error) {
 	path := CheckpointPath(size)
 	note, err := l.cfg.Objects.ReadLogObject(ctx, path, maxCheckpointBytes)
 	if err != nil {

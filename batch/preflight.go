@@ -60,7 +60,7 @@ func (s *Sealer) relate(ctx context.Context, row calpe.Checkpoint) (relation, ca
 	if row.Size == 0 {
 		return agree, calpe.Checkpoint{}, nil
 	}
-	same, err := s.cfg.Log.checkpointCopy(ctx, row.Size)
+	same, err := s.cfg.Log.Checkpoint(ctx, row.Size)
 	switch {
 	case errors.Is(err, calpe.ErrNotFound):
 		return rowOnly, calpe.Checkpoint{}, nil
@@ -156,7 +156,7 @@ func (s *Sealer) adopt(ctx context.Context, epoch uint64, head, signed calpe.Che
 		return calpe.Checkpoint{}, err
 	}
 	s.log.WarnContext(ctx, "taking up a checkpoint that was signed and not recorded", "size", signed.Size)
-	signed.Time = s.cfg.Now().UTC().Truncate(time.Second)
+	signed.Time = s.cfg.Now().UTC().Truncate(time.Microsecond)
 	if err := s.record(ctx, epoch, signed); err != nil {
 		return calpe.Checkpoint{}, err
 	}

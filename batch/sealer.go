@@ -315,7 +315,7 @@ func (s *Sealer) publish(ctx context.Context, epoch uint64, size uint64, root ca
 	if err != nil {
 		return calpe.Checkpoint{}, fmt.Errorf("sign checkpoint of size %d: %w", size, err)
 	}
-	cp := calpe.Checkpoint{Size: size, Root: root, Note: note, Time: s.cfg.Now().UTC().Truncate(time.Second)}
+	cp := calpe.Checkpoint{Size: size, Root: root, Note: note, Time: s.cfg.Now().UTC().Truncate(time.Microsecond)}
 	if cp, err = s.storeCopy(ctx, cp); err != nil {
 		return calpe.Checkpoint{}, err
 	}
@@ -340,7 +340,7 @@ func (s *Sealer) storeCopy(ctx context.Context, cp calpe.Checkpoint) (calpe.Chec
 	if !errors.Is(err, calpe.ErrExists) {
 		return calpe.Checkpoint{}, fmt.Errorf("store %s: %w", path, err)
 	}
-	old, err := s.cfg.Log.checkpointCopy(ctx, cp.Size)
+	old, err := s.cfg.Log.Checkpoint(ctx, cp.Size)
 	if err != nil {
 		return calpe.Checkpoint{}, err
 	}
