@@ -245,7 +245,8 @@ func running(text string) (pids []int) {
 	return pids
 }
 
-// TestExecKilled kills devstack as kill -9 does, and later sweeps its folder.
+// TestExecKilled kills devstack as kill -9 does; a process in a session of its
+// own must not escape.
 func TestExecKilled(t *testing.T) {
 	cmd := command(t, "exec", "--bitcoin", "--", "sh", "-c", "setsid sleep 601 & echo up; sleep 602")
 	firstLine(t, cmd)

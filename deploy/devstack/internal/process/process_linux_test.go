@@ -303,6 +303,11 @@ func TestRun(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "exit status 4\nwhy") || out != "why\n" {
 		t.Errorf("out %q, err %v; want code and output", out, err)
 	}
+	var errs strings.Builder
+	out, err = Run(t.Context(), Command{Path: "/bin/sh", Args: []string{"-c", "echo out; echo err >&2"}, Stderr: &errs})
+	if err != nil || out != "out\n" || errs.String() != "err\n" {
+		t.Errorf("out %q, standard error %q, %v; want them apart", out, &errs, err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
 	if _, err := Run(ctx, Command{Path: "/bin/sleep", Args: []string{"600"}}); err == nil {
