@@ -65,14 +65,20 @@ func (g *gate) join(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("database instance: %w", err)
 	}
+	// Other servers may be recording, so the order matters: the log as it was is
+	// below the fence as it is now.
+	next, err := g.cfg.Groups.NextIndex(ctx)
+	if err != nil {
+		return fmt.Errorf("next index: %w", err)
+	}
 	fence, etag, err := g.read(ctx)
 	if errors.Is(err, calpe.ErrNotFound) {
-		fence, etag, err = g.create(ctx, instance)
+		fence, etag, err = g.create(ctx, instance, next)
 	}
 	if err != nil {
 		return err
 	}
-	next, back, err := g.wentBack(ctx, fence)
+	back, err := g.wentBack(ctx, fence, next)
 	if err != nil {
 		return err
 	}
@@ -94,11 +100,7 @@ func (g *gate) join(ctx context.Context) error {
 // create makes the fence of a log that has nothing but the entry it was created
 // with. A log with more entries has had a fence: that it is missing means that
 // nobody knows what was promised, unless the operator says so.
-func (g *gate) create(ctx context.Context, instance calpe.Instance) (Fence, string, error) {
-	next, err := g.cfg.Groups.NextIndex(ctx)
-	if err != nil {
-		return Fence{}, "", fmt.Errorf("next index: %w", err)
-	}
+func (g *gate) create(ctx context.Context, instance calpe.Instance, next uint64) (Fence, string, error) {
 	if next > 1 && !g.cfg.CreateFence {
 		return Fence{}, "", fmt.Errorf("%w, and the log has %d entries: is this the right bucket?", ErrNoFence, next)
 	}
@@ -106,15 +108,17 @@ func (g *gate) create(ctx context.Context, instance calpe.Instance) (Fence, stri
 	return g.swap(ctx, Fence{Log: g.cfg.Log, Limit: min(next+minStep, calpe.MaxLogSize), Instance: instance}, "")
 }
 
-// wentBack reports whether the database lacks what it once had, by what is
-// signed and published or was seen by this process. On the fence's own instance
-// that takes a machine set back with all its memory.
-func (g *gate) wentBack(ctx context.Context, fence Fence) (next uint64, back bool, err error) {
-	if next, err = g.cfg.Groups.NextIndex(ctx); err != nil {
-		return 0, false, fmt.Errorf("next index: %w", err)
-	}
+// wentBack reports whether a database with next entries lacks what it once had,
+// by what is signed and published or was seen by this process. On the fence's
+// own instance that takes a machine set back with all its memory; or next has
+// been overtaken since by another server, which shows under the intake lock.
+func (g *gate) wentBack(ctx context.Context, fence Fence, next uint64) (back bool, err error) {
 	if next > fence.Limit {
-		return 0, false, fmt.Errorf("%w: %d entries, limit %d", ErrFenceBack, next, fence.Limit)
+		return false, fmt.Errorf("%w: %d entries, limit %d", ErrFenceBack, next, fence.Limit)
+	}
+	anchored, err := g.anchored(ctx)
+	if err != nil {
+		return false, err
 	}
 	size := next
 	newest, err := g.cfg.Published.Newest(ctx, next)
@@ -122,28 +126,26 @@ func (g *gate) wentBack(ctx context.Context, fence Fence) (next uint64, back boo
 	case err == nil:
 		size = newest.Size
 	case !errors.Is(err, calpe.ErrNotFound):
-		return 0, false, err
-	}
-	g.mu.Lock()
-	seen := g.seen
-	g.mu.Unlock()
-	return next, next < max(size, seen), g.checkAnchored(ctx, size)
-}
-
-// checkAnchored compares what is anchored in Bitcoin with what there is, or can
-// be rolled forward to.
-func (g *gate) checkAnchored(ctx context.Context, size uint64) error {
-	if g.cfg.Anchored == nil {
-		return nil
-	}
-	anchored, err := g.cfg.Anchored(ctx)
-	if err != nil {
-		return fmt.Errorf("anchored size: %w", err)
+		return false, err
 	}
 	if anchored > size {
-		return fmt.Errorf("%w: %d are anchored, %d can be restored", ErrAheadOfLog, anchored, size)
+		return false, fmt.Errorf("%w: %d are anchored, %d can be restored", ErrAheadOfLog, anchored, size)
 	}
-	return nil
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return next < max(size, g.seen), nil
+}
+
+// anchored is the largest size of the log that is known to be in Bitcoin.
+func (g *gate) anchored(ctx context.Context) (uint64, error) {
+	if g.cfg.Anchored == nil {
+		return 0, nil
+	}
+	size, err := g.cfg.Anchored(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("anchored size: %w", err)
+	}
+	return size, nil
 }
 
 // recover brings the log up to the fence and gives the fence the instance that
@@ -154,10 +156,13 @@ func (g *gate) recover(ctx context.Context) (fence Fence, etag string, next uint
 	if err != nil {
 		return Fence{}, "", 0, fmt.Errorf("database instance: %w", err)
 	}
+	if next, err = g.cfg.Groups.NextIndex(ctx); err != nil {
+		return Fence{}, "", 0, fmt.Errorf("next index: %w", err)
+	}
 	if fence, etag, err = g.read(ctx); err != nil {
 		return Fence{}, "", 0, err
 	}
-	next, back, err := g.wentBack(ctx, fence)
+	back, err := g.wentBack(ctx, fence, next)
 	if err != nil {
 		return Fence{}, "", 0, err
 	}
