@@ -132,16 +132,17 @@ func openDocument(path string) (*os.File, int64, error) {
 		return nil, 0, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, 0, fmt.Errorf("%s is not a regular file", shown(path))
+		return nil, 0, errors.New("it is not a regular file")
 	}
 	if info.Size() == 0 {
-		return nil, 0, fmt.Errorf("%s is empty, and a document of no bytes can't be notarized", shown(path))
+		return nil, 0, errors.New("it is empty, and a document of no bytes can't be notarized")
 	}
 	f, err := os.Open(path)
 	return f, info.Size(), err
 }
 
-// hashDocument reads a file once, as a stream.
+// hashDocument reads a file once, as a stream. Its errors leave it to the caller
+// to name the file.
 func (a *app) hashDocument(ctx context.Context, path string) (document, error) {
 	f, size, err := openDocument(path)
 	if err != nil {
@@ -150,7 +151,7 @@ func (a *app) hashDocument(ctx context.Context, path string) (document, error) {
 	defer f.Close()
 	digest, n, err := a.hash(ctx, f, "hash "+filepath.Base(path), size)
 	if err != nil {
-		return document{}, fmt.Errorf("read %s: %w", shown(path), err)
+		return document{}, fmt.Errorf("read it: %w", err)
 	}
 	return document{path: path, size: n, digest: digest}, nil
 }

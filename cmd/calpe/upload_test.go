@@ -422,7 +422,7 @@ func TestUploadSeveralFiles(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
 	a, b, c := h.write("a.txt", []byte("a")), h.write("b.txt", nil), h.write("c.txt", []byte("c"))
-	r := h.expect(exitUsage, []string{"upload", a, b, h.path("missing"), h.dir, c}, "b.txt is empty", "missing", "not a regular file")
+	r := h.expect(exitUsage, []string{"upload", a, b, h.path("missing"), h.dir, c}, "b.txt: it is empty", "missing", "not a regular file")
 	if strings.Count(r.out, "\n") != 2 || !h.exists("a.txt.receipt.json") || !h.exists("c.txt.receipt.json") || len(h.s.entries) != 3 {
 		t.Errorf("the good files were not done: %s", r.out)
 	}
@@ -434,7 +434,7 @@ func TestUploadSeveralFiles(t *testing.T) {
 	}
 	d := h.write("d.txt", []byte("d"))
 	h.s.fail("/v1/documents", alteringJSON(t, func(m map[string]any) { m["size"] = 9 }))
-	h.expect(exitRefuted, []string{"upload", d, b}, "b.txt is empty", "d.txt: refused")
+	h.expect(exitRefuted, []string{"upload", d, b}, "b.txt: it is empty", "d.txt: refused")
 }
 
 func TestUploadKeepsReceipts(t *testing.T) {
