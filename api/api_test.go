@@ -48,7 +48,7 @@ type world struct {
 	head      calpe.Checkpoint
 	published map[uint64]calpe.Checkpoint
 	anchor    *calpe.Anchor // the only one
-	down      error // of every read, if set
+	down      error         // of every read, if set
 	logs      *bytes.Buffer
 	server    *api.Server
 }
