@@ -274,6 +274,7 @@ func (d *demo) switchOff(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.failures = nil // from here on servers may end
 	return d.step(ctx, "off", stepTimeout, func(ctx context.Context) (string, error) {
 		hosts := []string{host(d.ours.URL), host(d.other.URL), host(d.stack.S3.URL), host(d.stack.Bitcoin.URL)}
 		if d.cfg.DatabaseURL == "" {

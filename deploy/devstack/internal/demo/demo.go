@@ -76,6 +76,8 @@ type demo struct {
 
 	at string // name of the step that runs
 
+	failures []func() error // one for whatever runs: why it has ended by itself, or nil
+
 	// For the summary.
 	sizes             []string // of our receipts
 	checkpoint, block string
@@ -122,29 +124,49 @@ func (d *demo) explain(ctx context.Context, err error) {
 		return
 	}
 	d.p.failed(d.at, err)
-	if d.stack == nil {
-		return
-	}
-	if failed := d.stack.Failures(); failed != nil {
-		d.p.quote("A server ended by itself: " + failed.Error())
-	}
-	if d.ours.Deployment != nil && !errors.Is(err, process.ErrEnded) {
+	if d.ours.Server != nil && !errors.Is(err, process.ErrEnded) { // that one shows a log
 		d.p.quote("The end of calped's log:\n" + process.Tail(d.ours.LogFile()))
 	}
 }
 
-// step runs one step and prints what it returns.
+// step runs one step and prints what it returns. It fails at once when a server
+// ends by itself.
 func (d *demo) step(ctx context.Context, name string, limit time.Duration, run func(context.Context) (string, error)) error {
 	d.at = name
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	go watch(ctx, d.failures, fail)
 	began := d.cfg.Now()
 	detail, err := run(ctx)
+	if ended := context.Cause(ctx); err != nil && errors.Is(ended, process.ErrEnded) {
+		return ended
+	}
 	if err != nil {
 		return err
 	}
 	d.p.step(name, detail, d.cfg.Now().Sub(began))
 	return nil
+}
+
+// watch calls fail with the first failure, until ctx ends.
+func watch(ctx context.Context, failures []func() error, fail context.CancelCauseFunc) {
+	tick := time.NewTicker(poll)
+	defer tick.Stop()
+	for {
+		for _, failure := range failures {
+			if err := failure(); err != nil {
+				fail(err)
+				return
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 func (d *demo) startServers(ctx context.Context) error {
@@ -161,6 +183,7 @@ func (d *demo) startServers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.failures = append(d.failures, d.stack.Failures)
 	if d.node, err = bitcoin.NewClient(d.stack.Bitcoin.URL); err != nil {
 		return err
 	}
@@ -227,9 +250,19 @@ func (d *demo) serve(ctx context.Context, p *party) error {
 	if err != nil {
 		return err
 	}
-	if p.Server, err = p.Serve(ctx, "127.0.0.1:0"); err != nil {
+	server, err := p.Serve(ctx, "127.0.0.1:0")
+	if err != nil {
 		return err
 	}
+	p.Server = server
+	d.failures = append(d.failures, func() error {
+		select {
+		case <-server.Done():
+			return server.Failure()
+		default:
+			return nil
+		}
+	})
 	p.user = dev.Program{Path: d.cfg.Calpe, Dir: d.docs, Env: []string{
 		"CALPE_SERVER=" + p.URL, "CALPE_TOKEN=" + token, "CALPE_IDENTITY=" + p.IdentityFile(),
 	}}
@@ -239,6 +272,7 @@ func (d *demo) serve(ctx context.Context, p *party) error {
 // stop ends what runs, the servers of Calpe first, and leaves no database
 // behind on a server that isn't ours.
 func (d *demo) stop(ctx context.Context) {
+	d.failures = nil
 	for _, p := range []*party{&d.ours, &d.other} {
 		if p.Server != nil {
 			p.Server.Stop()

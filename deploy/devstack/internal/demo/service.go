@@ -157,8 +157,6 @@ func (s service) await(ctx context.Context, index uint64, state string, idle fun
 		select {
 		case <-ctx.Done():
 			return evidence{}, fmt.Errorf("wait for entry %d to be %s: %w; it is %s", index, state, ctx.Err(), last)
-		case <-s.Done():
-			return evidence{}, s.Failure()
 		case <-tick.C:
 		}
 	}
