@@ -40,7 +40,7 @@ var mayImport = map[string][]string{
 	"api":    {"", "intake", "batch", "anchor", "anchor/ledger", "merkle", "receipt", "receipt/..."},
 
 	// The citizen's tool: what it may not reach, directly or not, is below.
-	"cmd/calpe":  {"", "merkle", "receipt", "receipt/...", "anchor/bitcoin", "api"},
+	"cmd/calpe":  {"", "merkle", "receipt", "receipt/...", "anchor/bitcoin"},
 	"cmd/calped": {"..."},
 }
 
