@@ -39,6 +39,17 @@ func (d *deployment) documentObjects() map[string]bool {
 	return names
 }
 
+// isLocked reports whether an object is under Object Lock now.
+func (d *deployment) isLocked(name string) bool {
+	d.t.Helper()
+	info, err := d.objectStorage().StatObject(d.t.Context(), d.env["CALPE_S3_DOCUMENTS_BUCKET"], name, minio.StatObjectOptions{})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	until, err := time.Parse(time.RFC3339, info.Metadata.Get("X-Amz-Object-Lock-Retain-Until-Date"))
+	return err == nil && until.After(time.Now())
+}
+
 // unfinishedUploads counts multipart uploads that were neither completed nor aborted.
 func (d *deployment) unfinishedUploads() (n int) {
 	d.t.Helper()

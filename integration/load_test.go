@@ -330,6 +330,14 @@ func (l *load) all() []acknowledged {
 	return append([]acknowledged(nil), l.acks...)
 }
 
+// highest is the size that the log must have for what was acknowledged so far.
+func (l *load) highest() (size uint64) {
+	for _, a := range l.all() {
+		size = max(size, a.index+1)
+	}
+	return size
+}
+
 // awaitMore waits for n further acknowledgements.
 func (l *load) awaitMore(n int) {
 	l.d.t.Helper()

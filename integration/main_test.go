@@ -116,12 +116,18 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// tail is the end of a log file, for messages.
+// tail is the end of a log file, for messages, without the refusals that clients
+// bring about all the time while something is down.
 func tail(path string, lines int) string {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err.Error()
 	}
-	all := bytes.Split(bytes.TrimSpace(text), []byte("\n"))
-	return string(bytes.Join(all[max(0, len(all)-lines):], []byte("\n")))
+	var kept [][]byte
+	for line := range bytes.Lines(text) {
+		if !bytes.Contains(line, []byte(`"msg":"request failed"`)) || !bytes.Contains(line, []byte(`"code":"unavailable"`)) {
+			kept = append(kept, line)
+		}
+	}
+	return string(bytes.Join(kept[max(0, len(kept)-lines):], nil))
 }
