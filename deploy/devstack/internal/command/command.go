@@ -29,6 +29,7 @@ type cli struct {
 	PGBin string `name:"pg-bin" env:"CALPE_PG_BIN" placeholder:"DIR" help:"Folder with PostgreSQL's initdb and postgres. Default: found, else installed."`
 
 	Demo     demoCmd     `cmd:"" help:"Show Calpe at work on a throw-away stack: notarize documents, and verify their receipts with everything switched off."`
+	Up       upCmd       `cmd:"" help:"Run Calpe on a stack whose state is kept, for development."`
 	Postgres postgresCmd `cmd:"" help:"Run a PostgreSQL server."`
 	S3       s3Cmd       `cmd:"" name:"s3" help:"Run versitygw, an S3 server with versioning and Object Lock."`
 	Bitcoin  bitcoinCmd  `cmd:"" help:"Run a btcd node with a chain of its own."`
