@@ -198,8 +198,9 @@ func (e *Engine) judge(ctx context.Context, a ledger.Attempt, answer ledger.Answ
 		e.cfg.Logger.WarnContext(ctx, "node doesn't take the anchor attempt at the moment", slog.Any("txid", a.TxID),
 			slog.String("answer", string(answer.Kind)), slog.String("text", answer.Text))
 		return nil
+	default:
+		return fmt.Errorf("%w: %v: %s: %s", ErrRefused, a.TxID, answer.Kind, answer.Text)
 	}
-	return fmt.Errorf("%w: %v: %s: %s", ErrRefused, a.TxID, answer.Kind, answer.Text)
 }
 
 // clip bounds the text of an answer that is stored, in whole characters.

@@ -131,7 +131,7 @@ func (c *Client) FeeRate(ctx context.Context, blocks int) (ledger.FeeRate, bool,
 func feeRate(btcPerKvB float64) (ledger.FeeRate, bool, error) {
 	amount, err := btcutil.NewAmount(btcPerKvB)
 	if err != nil || amount <= 0 || amount > btcutil.SatoshiPerBitcoin {
-		return 0, false, nil
+		return 0, false, nil //nolint:nilerr // what isn't a fee rate is no estimate
 	}
 	return ledger.FeeRate(amount), true, nil
 }

@@ -399,6 +399,7 @@ func readCoins(ctx context.Context, q querier, snap *ledger.Snapshot) error {
 			snap.Live = &c
 		case ledger.CoinForeign:
 			snap.Foreign = &c
+		case ledger.CoinSpent: // nothing acts on it any more
 		case ledger.CoinVoid:
 			snap.Void = &c
 		}

@@ -109,7 +109,7 @@ func (s *Store) ListDocuments(ctx context.Context, olderThan time.Time, yield fu
 	opts := minio.ListObjectsOptions{Prefix: documentsPrefix, Recursive: true}
 	return s.list(ctx, s.cfg.DocumentsBucket, opts, func(info minio.ObjectInfo) error {
 		if checkDocumentName(info.Key) != nil || !info.LastModified.Before(olderThan) {
-			return nil
+			return nil //nolint:nilerr // not a document's name: not ours to list
 		}
 		return yield(info.Key, info.LastModified)
 	})

@@ -70,7 +70,7 @@ func (s *Store) ListLog(ctx context.Context, prefix, startAfter string, yield fu
 		}
 		return nil
 	})
-	if err == errEnough {
+	if errors.Is(err, errEnough) {
 		return nil
 	}
 	return err

@@ -152,10 +152,10 @@ func (r *plainReader) Read(p []byte) (int, error) {
 // be wrong, and then the document would end too early without anyone noticing.
 func (r *plainReader) finish() error {
 	n, err := r.dare.Read(make([]byte, 1))
-	if err == io.EOF && n == 0 {
+	if errors.Is(err, io.EOF) && n == 0 {
 		return nil
 	}
-	if err == nil || err == io.EOF {
+	if err == nil || errors.Is(err, io.EOF) {
 		err = errors.New("data follows its end")
 	}
 	return fmt.Errorf("%w: %w", ErrCorrupt, err)
@@ -163,7 +163,7 @@ func (r *plainReader) finish() error {
 
 // translate tells a ciphertext that isn't right from a storage that failed.
 func translate(err error) error {
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
+	if err == io.EOF || err == io.ErrUnexpectedEOF { //nolint:errorlint // sio's own end; wrapped, it is the connection's
 		return fmt.Errorf("%w: it ends too early", ErrCorrupt)
 	}
 	if _, ok := errors.AsType[sio.Error](err); ok && !errors.Is(err, ErrCorrupt) {
@@ -214,7 +214,7 @@ func (r *rangeReader) Read(p []byte) (int, error) {
 func (r *rangeReader) broken(err error) error {
 	r.failures++
 	closeErr := r.Close()
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = errors.New("connection ended early")
 	}
 	s := r.store

@@ -52,7 +52,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp, err := t.base.RoundTrip(req.WithContext(ctx))
 	if err != nil {
-		if context.Cause(ctx) == errNoAnswer {
+		if errors.Is(context.Cause(ctx), errNoAnswer) {
 			err = errNoAnswer
 		}
 		cancel(err)
