@@ -16,7 +16,8 @@ type Objects interface {
 	// PutLogObject stores an object that isn't there yet, durably. The same
 	// bytes again are fine; other bytes are [calpe.ErrExists], nothing written.
 	PutLogObject(ctx context.Context, path string, data []byte, contentType, cacheControl string) error
-	// ReplaceLogObject stores an object whatever was there, durably.
+	// ReplaceLogObject stores an object whatever was there, durably. After an
+	// error it may still be applied, late.
 	ReplaceLogObject(ctx context.Context, path string, data []byte, contentType, cacheControl string) error
 	ObjectReader
 }
@@ -31,12 +32,12 @@ type ObjectReader interface {
 	ListLog(ctx context.Context, prefix, startAfter string, yield func(path string) bool) error
 }
 
-// How the objects are served. Nothing of the log but its head ever changes, and
-// the head is served from the database.
+// How the objects are served. Nothing of the log but its head ever changes.
 const (
 	typeTile       = "application/octet-stream"
 	typeCheckpoint = "text/plain; charset=utf-8"
 	cacheForEver   = "public, max-age=31536000, immutable"
+	cacheHead      = "public, max-age=5"
 )
 
 // maxCheckpointBytes bounds a stored checkpoint note: three lines, our

@@ -100,7 +100,8 @@ func (f stores) check() error {
 
 // Preflight compares the stores and mends what a crash of a Sealer leaves: a
 // missing copy is written again, a signed checkpoint without a row is taken up
-// if the database's entries agree with it. Everything else is an error, as from
+// if the database's entries agree with it, and the head in object storage is
+// made the newest row. Everything else is an error, as from
 // [Sealer.CheckStores]. It may be called again at any time by the leader.
 func (s *Sealer) Preflight(ctx context.Context, epoch uint64) error {
 	found, err := s.compare(ctx)
@@ -110,6 +111,14 @@ func (s *Sealer) Preflight(ctx context.Context, epoch uint64) error {
 	if err := found.check(); err != nil {
 		return err
 	}
+	if err := s.mend(ctx, epoch, found); err != nil {
+		return err
+	}
+	return s.showHead(ctx)
+}
+
+// mend writes what a crash has kept from being written.
+func (s *Sealer) mend(ctx context.Context, epoch uint64, found stores) (err error) {
 	switch found.relation {
 	case agree:
 		return nil

@@ -71,6 +71,9 @@ type SealerConfig struct {
 type Sealer struct {
 	cfg SealerConfig
 	log *slog.Logger
+	// The object "checkpoint" may not be the newest row's note; when it last was.
+	headStale bool
+	headAt    time.Time
 }
 
 // NewSealer makes a Sealer. It reads and writes nothing yet.
@@ -90,7 +93,7 @@ func NewSealer(cfg SealerConfig) (*Sealer, error) {
 	if cfg.Interval < 0 || cfg.Writers < 0 || cfg.StepTimeout < 0 {
 		return nil, errors.New("sealer: Interval, Writers and StepTimeout must be positive")
 	}
-	return &Sealer{cfg: cfg, log: cfg.Logger}, nil
+	return &Sealer{cfg: cfg, log: cfg.Logger, headStale: true}, nil
 }
 
 // Run seals until ctx is done, which gives nil, or until going on would do harm:
@@ -133,8 +136,11 @@ func (s *Sealer) tick(ctx context.Context, epoch uint64, compared *bool) (more b
 		*compared = true
 	}
 	due, err := s.due(ctx)
-	if err != nil || !due {
+	if err != nil {
 		return false, err
+	}
+	if !due {
+		return false, s.keepHead(ctx)
 	}
 	if _, err := s.Seal(ctx, epoch); err != nil {
 		return false, err
@@ -173,8 +179,9 @@ func (s *Sealer) head(ctx context.Context) (calpe.Checkpoint, error) {
 }
 
 // Seal makes one checkpoint over what is new, up to StepEntries entries, and
-// gives it when its row is durable. Without new entries it gives the newest
-// checkpoint and writes nothing. After any error it may be called again.
+// gives it when its row is durable and it is the head of the log in object
+// storage. Without new entries it gives the newest checkpoint and writes at most
+// that head. After any error it may be called again.
 func (s *Sealer) Seal(ctx context.Context, epoch uint64) (calpe.Checkpoint, error) {
 	head, err := s.takeUp(ctx, epoch)
 	if err != nil {
@@ -189,7 +196,7 @@ func (s *Sealer) Seal(ctx context.Context, epoch uint64) (calpe.Checkpoint, erro
 	}
 	size := min(next, head.Size+s.cfg.StepEntries)
 	if size == head.Size {
-		return head, nil
+		return head, s.keepHead(ctx)
 	}
 	b, err := s.load(ctx, head, size)
 	if err != nil {
@@ -325,7 +332,7 @@ func (s *Sealer) publish(ctx context.Context, epoch uint64, size uint64, root ca
 	if err := s.record(ctx, epoch, cp); err != nil {
 		return calpe.Checkpoint{}, err
 	}
-	return cp, nil
+	return cp, s.showHead(ctx)
 }
 
 // storeCopy writes the immutable copy of a checkpoint. If one of that size is
@@ -361,7 +368,9 @@ func (s *Sealer) record(ctx context.Context, epoch uint64, cp calpe.Checkpoint) 
 	if err := s.cfg.Checkpoints.InsertCheckpoint(ctx, epoch, cp); err != nil {
 		return fmt.Errorf("record checkpoint of size %d: %w", cp.Size, err)
 	}
-	// Crash here: nothing is lost; the checkpoint is the head.
+	s.headStale = true
+	// Crash here: nothing is lost; the checkpoint is the head, though the object
+	// of that name is older until the next leader's preflight.
 	commitpoint.Reached(commitpoint.CheckpointRow)
 	s.log.InfoContext(ctx, "checkpoint sealed", "size", cp.Size, "root", cp.Root)
 	return nil

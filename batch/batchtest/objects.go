@@ -12,6 +12,7 @@ import (
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/merkle"
+	"github.com/calpe/calpe/receipt"
 )
 
 // Storage is the object storage that all processes share.
@@ -105,12 +106,28 @@ func (o Objects) ReplaceLogObject(ctx context.Context, path string, data []byte,
 	return o.Faults.Write("replace "+path, func() error {
 		o.mu.Lock()
 		defer o.mu.Unlock()
-		if o.covered(path) && !bytes.Equal(o.objects[path], data) {
+		if path == headPath {
+			o.checkHead(data)
+		} else if o.covered(path) && !bytes.Equal(o.objects[path], data) {
 			o.violations = append(o.violations, "replaced "+path+", which a signed checkpoint covers")
 		}
 		o.objects[path] = bytes.Clone(data)
 		return nil
 	})
+}
+
+// headPath is the one object that changes: the newest checkpoint.
+const headPath = "checkpoint"
+
+// checkHead demands that a log's head doesn't shrink. It needs mu.
+func (s *Storage) checkHead(data []byte) {
+	origin, next, err := receipt.ReadCheckpoint(data)
+	if err != nil {
+		s.violations = append(s.violations, fmt.Sprintf("the head is no checkpoint: %v", err))
+	}
+	if former, old, err := receipt.ReadCheckpoint(s.objects[headPath]); err == nil && former == origin && next.Size < old.Size {
+		s.violations = append(s.violations, fmt.Sprintf("a head of size %d was replaced by one of size %d", old.Size, next.Size))
+	}
 }
 
 // covered reports whether a checkpoint copy has at least as many entries as the
