@@ -318,6 +318,9 @@ type Document struct {
 	Sealed []byte
 	// DigestTag is a keyed hash of the digest: 16 to 64 bytes.
 	DigestTag []byte
+	// CodeHash is [FindCode.Hash] of the document's code; zero: it has none, as it
+	// is from before there were codes.
+	CodeHash Hash
 	// Certification is the index of the certification's entry. 0: none, as entry
 	// 0 is the log's identity.
 	Certification uint64
@@ -338,6 +341,15 @@ func (d Document) check(n uint64) error {
 		return errors.New("no time of retention or of creation")
 	}
 	return errors.Join(checkText("owner", d.Owner, 1, 255), checkSealed(d.Sealed), checkTag("digest tag", d.DigestTag), d.Object.check())
+}
+
+// Found is what anybody may know of a document who has its digest or its code:
+// that it is in the log, and where, when, and certified by whom. Nothing that is
+// the owner's.
+type Found struct {
+	Index    uint64
+	Received time.Time // when it was uploaded
+	Agency   string    // that certified it; empty: none
 }
 
 // Object is where and how a document lies in object storage. It was durable
