@@ -48,6 +48,8 @@ type deployment struct {
 	agency   statement.Key
 	http     *http.Client
 	logs     []string // of every server that was started
+
+	ownStorage bool // its folder goes with the test's
 }
 
 func deploy(t testing.TB) *deployment {
@@ -62,7 +64,7 @@ func deploy(t testing.TB) *deployment {
 func prepare(t testing.TB) *deployment {
 	t.Helper()
 	d := &deployment{t: t, dir: t.TempDir(), bin: built(t)}
-	d.http = &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
+	d.http = &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 16, ExpectContinueTimeout: time.Minute}}
 	t.Cleanup(d.http.CloseIdleConnections)
 	t.Cleanup(d.epilogue)
 	started := make(chan struct{})
@@ -110,7 +112,9 @@ func (d *deployment) create() {
 	address := strings.TrimSpace(d.must("wallet", "address"))
 	d.node.fund(address, 20_000_000)
 	d.must("log", "create", "--create-buckets")
-	d.t.Cleanup(d.removeBuckets)
+	if !d.ownStorage {
+		d.t.Cleanup(d.removeBuckets)
+	}
 	d.token = strings.TrimSpace(d.must("token", "create", "--owner", "citizen"))
 	var err error
 	if d.identity, err = receipt.ParseIdentity([]byte(d.must("log", "show"))); err != nil {

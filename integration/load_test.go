@@ -101,6 +101,11 @@ func (d *deployment) send(ctx context.Context, base string, r request) (acknowle
 	}
 	request.Header.Set("Authorization", "Bearer "+d.token)
 	request.Header.Set("Idempotency-Key", r.key)
+	return d.do(request, r, digest)
+}
+
+// do sends a request that is ready, and reads the answer.
+func (d *deployment) do(request *http.Request, r request, digest calpe.Digest) (acknowledged, error) {
 	response, err := d.http.Do(request)
 	if err != nil {
 		return acknowledged{}, err

@@ -16,6 +16,9 @@ import (
 	"time"
 )
 
+// terminate asks a process to end in order.
+const terminate = syscall.SIGTERM
+
 // process is a child that runs until it is ended.
 type process struct {
 	name string
@@ -103,7 +106,7 @@ func (p *process) ended(ctx context.Context, within time.Duration) error {
 
 // stop is SIGTERM; it returns the exit code.
 func (p *process) stop(ctx context.Context, within time.Duration) (int, error) {
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := p.cmd.Process.Signal(terminate); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return 0, err
 	}
 	if err := p.ended(ctx, within); err != nil {

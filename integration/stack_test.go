@@ -22,11 +22,12 @@ import (
 // database is a PostgreSQL server of one's own with the settings of production:
 // a commit survives a crash.
 type database struct {
-	t    testing.TB
-	dir  string
-	port string
-	proc *process
-	info struct {
+	t     testing.TB
+	dir   string
+	port  string
+	quick bool // without these settings
+	proc  *process
+	info  struct {
 		PID int    `json:"pid"`
 		URL string `json:"url"`
 	}
@@ -46,8 +47,11 @@ func startDatabase(t testing.TB, dir string) *database {
 
 func (d *database) start() {
 	d.t.Helper()
-	d.proc = launch(d.t, "postgres", d.dir+".log", os.Environ(), &d.info,
-		setting(d.t, "CALPE_TEST_DEVSTACK"), "postgres", "--dir", d.dir, "--port", d.port, "--durable")
+	argv := []string{setting(d.t, "CALPE_TEST_DEVSTACK"), "postgres", "--dir", d.dir, "--port", d.port}
+	if !d.quick {
+		argv = append(argv, "--durable")
+	}
+	d.proc = launch(d.t, "postgres", d.dir+".log", os.Environ(), &d.info, argv...)
 }
 
 // kill ends all processes of the server at once.

@@ -1,0 +1,295 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+
+	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/batch"
+	"github.com/calpe/calpe/merkle"
+	"github.com/calpe/calpe/receipt"
+	"github.com/calpe/calpe/receipt/statement"
+)
+
+// refusesToServe starts a server that must end by itself, with a sentence that
+// holds all of the words.
+func (d *deployment) refusesToServe(name string, extra map[string]string, words ...string) {
+	d.t.Helper()
+	s := d.serve(freeAddress(d.t), extra)
+	if err := s.ended(d.t.Context(), 45*time.Second); err != nil {
+		d.t.Fatalf("%s: %v\n%s", name, err, tail(s.log, 10))
+	}
+	last := tail(s.log, 1)
+	if code := s.cmd.ProcessState.ExitCode(); code != 1 && code != 2 {
+		d.t.Errorf("%s: exit code %d: %s", name, code, last)
+	}
+	if !strings.HasPrefix(last, "calped: ") {
+		d.t.Errorf("%s: the last line isn't a message: %s", name, last)
+	}
+	for _, w := range words {
+		if !strings.Contains(last, w) {
+			d.t.Errorf("%s: %q isn't in the message: %s", name, w, last)
+		}
+	}
+	if strings.Contains(last, d.env["CALPE_S3_SECRET_KEY"]) || strings.Contains(last, d.env["CALPE_BITCOIN_PASSWORD"]) {
+		d.t.Errorf("%s: a secret is in the message", name)
+	}
+}
+
+// TestRefusesToStart: a server whose settings, servers or stores can't keep the
+// promises doesn't begin to make them, and says why.
+func TestRefusesToStart(t *testing.T) {
+	d := prepare(t)
+	d.refusesToServe("no keys", nil, "calped init")
+	d.must("init", "--origin", testOrigin)
+	d.refusesToServe("unmigrated database", nil, "calped migrate")
+	d.must("migrate")
+	d.refusesToServe("no log", nil, "calped log create")
+	d.create()
+	stopMining := d.node.keepMining(600 * time.Millisecond)
+	s := d.serve(freeAddress(t), nil)
+	s.awaitReady()
+	a := s.takes(newRequestOf(documentKind, 1, 1000))
+	s.awaitFinal(a.index + 1)
+	stopMining()
+	s.exitsCleanly()
+
+	d.refuseSettings()
+	d.refuseDatabase()
+	d.refuseBuckets()
+	d.refuseStores()
+
+	s = d.serve(freeAddress(t), nil) // all is mended
+	s.awaitReady()
+	s.takes(newRequestOf(documentKind, 2, 1000))
+	s.exitsCleanly()
+}
+
+func (d *deployment) refuseSettings() {
+	t := d.t
+	t.Helper()
+	d.refusesToServe("another network", map[string]string{"CALPE_NETWORK": "simnet"}, "regtest", "simnet")
+	d.refusesToServe("a network that isn't one", map[string]string{"CALPE_NETWORK": "moonnet"}, "moonnet")
+	var simnet struct {
+		URL string `json:"url"`
+	}
+	dir := filepath.Join(d.dir, "simnet")
+	launch(t, "btcd", dir+".log", os.Environ(), &simnet, setting(t, "CALPE_TEST_DEVSTACK"), "bitcoin", "--dir", dir, "--network", "simnet", "--blocks", "0")
+	user, host, _ := strings.Cut(strings.TrimPrefix(simnet.URL, "http://"), "@")
+	name, password, _ := strings.Cut(user, ":")
+	d.refusesToServe("a node of another network", map[string]string{
+		"CALPE_BITCOIN_URL": "http://" + host, "CALPE_BITCOIN_USER": name, "CALPE_BITCOIN_PASSWORD": password,
+	}, "network", "regtest")
+	d.refusesToServe("a wrong password of the node", map[string]string{"CALPE_BITCOIN_PASSWORD": "guess"}, "user")
+
+	others := filepath.Join(d.dir, "others")
+	if _, errs, code := d.calped(map[string]string{"CALPE_KEYS": others}, "init", "--origin", testOrigin); code != 0 {
+		t.Fatal(errs)
+	}
+	d.refusesToServe("keys of another log", map[string]string{"CALPE_KEYS": others}, "checkpoint.key", "not a key of the log")
+	key := filepath.Join(d.env["CALPE_KEYS"], "statement.key")
+	if err := os.Chmod(key, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	d.refusesToServe("a key that others may read", nil, "statement.key", "chmod 600")
+	if err := os.Chmod(key, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (d *deployment) refuseDatabase() {
+	d.t.Helper()
+	d.refusesToServe("no database there", map[string]string{"CALPE_DATABASE_URL": "postgres://nobody@127.0.0.1:1/x"}, "database")
+	d.db.stop()
+	d.db.quick = true
+	d.db.start()
+	d.refusesToServe("a database that loses commits", nil, "fsync")
+	d.db.stop()
+	d.db.quick = false
+	d.db.start()
+}
+
+func (d *deployment) refuseBuckets() {
+	t := d.t
+	t.Helper()
+	d.refusesToServe("no such bucket", map[string]string{"CALPE_S3_LOG_BUCKET": "there-is-none"}, "there-is-none")
+	d.refusesToServe("wrong secret key", map[string]string{"CALPE_S3_SECRET_KEY": "guess"}, "bucket")
+	unique := make([]byte, 6)
+	rand.Read(unique)
+	plain := "plain-" + hex.EncodeToString(unique)
+	client := d.objectStorage()
+	if err := client.MakeBucket(t.Context(), plain, minio.MakeBucketOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	d.refusesToServe("a bucket without Object Lock", map[string]string{"CALPE_S3_DOCUMENTS_BUCKET": plain}, plain)
+	ctx := context.WithoutCancel(t.Context())
+	for object := range client.ListObjects(ctx, plain, minio.ListObjectsOptions{Recursive: true}) {
+		if err := client.RemoveObject(ctx, plain, object.Key, minio.RemoveObjectOptions{}); err != nil {
+			t.Logf("remove %s: %v", object.Key, err)
+		}
+	}
+	if err := client.RemoveBucket(ctx, plain); err != nil {
+		t.Logf("remove %s: %v", plain, err)
+	}
+}
+
+// refuseStores breaks the published log in the ways that a restore or a hand can.
+func (d *deployment) refuseStores() {
+	t := d.t
+	t.Helper()
+	head, err := d.rows().CheckpointHead(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var edge merkle.Tile
+	for tile := range merkle.NewTiles(0, head.Size) {
+		if tile.Level == 0 {
+			edge = tile
+		}
+	}
+	tile := d.readLogObject(edge.Path())
+
+	d.removeLogObject(edge.Path())
+	d.refusesToServe("a tile is gone", nil, edge.Path())
+	damaged := bytes.Clone(tile)
+	damaged[0] ^= 1
+	d.writeLogObject(edge.Path(), damaged)
+	d.refusesToServe("a tile was changed", nil, "disagree")
+	d.removeLogObject(edge.Path())
+	d.writeLogObject(edge.Path(), tile)
+
+	// Another history of the same size, signed by the log's own key: two
+	// processes of one log that didn't know of each other.
+	text, err := os.ReadFile(filepath.Join(d.env["CALPE_KEYS"], "checkpoint.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := statement.ParseKey(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := batch.CheckpointPath(head.Size)
+	copied := d.readLogObject(path)
+	for _, forged := range []struct {
+		name string
+		size uint64
+	}{{"another root for the same size", head.Size}, {"a longer history that isn't ours", head.Size + 1}} {
+		note, err := receipt.SignCheckpoint(key, testOrigin, forged.size, calpe.Hash{1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := batch.CheckpointPath(forged.size)
+		if forged.size == head.Size {
+			d.removeLogObject(at)
+		}
+		d.writeLogObject(at, note)
+		if forged.size == head.Size {
+			d.refusesToServe(forged.name, nil, "disagree")
+		} else {
+			d.takesNothing(forged.name)
+		}
+		d.removeLogObject(at)
+	}
+	d.writeLogObject(path, copied)
+
+	fence := d.readObject(d.env["CALPE_S3_DOCUMENTS_BUCKET"], fenceObject)
+	d.removeObject(d.env["CALPE_S3_DOCUMENTS_BUCKET"], fenceObject)
+	d.takesNothing("the fence is gone")
+	d.writeObject(d.env["CALPE_S3_DOCUMENTS_BUCKET"], fenceObject, fence)
+}
+
+// fenceObject is where intake keeps the limit of its promises.
+const fenceObject = "control/fence"
+
+// takesNothing: the server starts, so that what is there can be read, but takes
+// no entry, and says in /readyz that an operator has to look.
+func (d *deployment) takesNothing(name string) {
+	t := d.t
+	t.Helper()
+	s := d.serve(freeAddress(t), nil)
+	eventually(t, 30*time.Second, name, func(ctx context.Context) error {
+		select {
+		case <-s.done:
+			return nil // it refuses to start, which is as good
+		default:
+		}
+		request, _, err := d.newRequest(ctx, s.url, newRequestOf(stampKind, 99, 0))
+		if err != nil {
+			return err
+		}
+		request.Header.Set("Authorization", "Bearer "+d.token)
+		answer, err := d.http.Do(request)
+		if err != nil {
+			return err
+		}
+		defer answer.Body.Close()
+		body, err := io.ReadAll(io.LimitReader(answer.Body, 4096))
+		if err != nil {
+			return err
+		}
+		if answer.StatusCode == http.StatusCreated {
+			t.Fatalf("%s: an entry was taken", name)
+		}
+		if !bytes.Contains(body, []byte(`"intake-stopped"`)) {
+			return fmt.Errorf("%d %s", answer.StatusCode, body)
+		}
+		return nil
+	})
+	s.kill()
+}
+
+func (d *deployment) readLogObject(path string) []byte {
+	d.t.Helper()
+	return d.readObject(d.env["CALPE_S3_LOG_BUCKET"], path)
+}
+
+func (d *deployment) writeLogObject(path string, data []byte) {
+	d.t.Helper()
+	d.writeObject(d.env["CALPE_S3_LOG_BUCKET"], path, data)
+}
+
+func (d *deployment) removeLogObject(path string) {
+	d.t.Helper()
+	d.removeObject(d.env["CALPE_S3_LOG_BUCKET"], path)
+}
+
+func (d *deployment) readObject(bucket, path string) []byte {
+	d.t.Helper()
+	object, err := d.objectStorage().GetObject(d.t.Context(), bucket, path, minio.GetObjectOptions{})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer object.Close()
+	data, err := io.ReadAll(object)
+	if err != nil {
+		d.t.Fatalf("read %s: %v", path, err)
+	}
+	return data
+}
+
+func (d *deployment) writeObject(bucket, path string, data []byte) {
+	d.t.Helper()
+	_, err := d.objectStorage().PutObject(d.t.Context(), bucket, path, bytes.NewReader(data), int64(len(data)), minio.PutObjectOptions{})
+	if err != nil {
+		d.t.Fatalf("write %s: %v", path, err)
+	}
+}
+
+func (d *deployment) removeObject(bucket, path string) {
+	d.t.Helper()
+	if err := d.objectStorage().RemoveObject(d.t.Context(), bucket, path, minio.RemoveObjectOptions{}); err != nil {
+		d.t.Fatalf("remove %s: %v", path, err)
+	}
+}
