@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,16 +25,10 @@ const poll = 100 * time.Millisecond
 // states in the order in which an entry goes through them.
 var states = [...]string{"received", "checkpointed", "broadcast", "confirmed", "final"}
 
+// reached reports whether a state is the wanted one or comes behind it.
 func reached(state, wanted string) bool {
-	for _, s := range states {
-		if s == wanted {
-			return true // wanted comes first, or is it
-		}
-		if s == state {
-			return false
-		}
-	}
-	return false
+	at := slices.Index(states[:], state)
+	return at >= 0 && at >= slices.Index(states[:], wanted)
 }
 
 // evidence is what the demo shows of a receipt, or of the public answer about an
