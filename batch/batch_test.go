@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -67,7 +66,7 @@ func (w *world) sealer(t *testing.T, faults *batchtest.Faults, edit ...func(*bat
 	database := batchtest.Database{State: w.state, Faults: faults}
 	cfg := batch.SealerConfig{
 		Entries: database, Checkpoints: database, Objects: objects, Log: w.readerOf(t, objects, 0), Sign: w.log.Sign,
-		Writers: 1, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Writers: 1, Logger: slog.New(slog.DiscardHandler),
 	}
 	for _, e := range edit {
 		e(&cfg)

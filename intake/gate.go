@@ -103,8 +103,12 @@ func newGate(cfg *RecorderConfig) *gate {
 	}
 }
 
-// run joins and raises until ctx is done.
+// run joins and raises until ctx is done. It also looks at the database from
+// time to time, so that a server with nothing to record finds out too that the
+// database is another one, and rolls it forward for those who read it.
 func (g *gate) run(ctx context.Context) {
+	look := time.NewTicker(g.cfg.WatchInterval)
+	defer look.Stop()
 	for {
 		var again <-chan time.Time
 		if err := g.turn(ctx); err != nil && ctx.Err() == nil {
@@ -116,7 +120,23 @@ func (g *gate) run(ctx context.Context) {
 			return
 		case <-g.work:
 		case <-again:
+		case <-look.C:
+			g.watch(ctx)
 		}
+	}
+}
+
+// watch doubts if the database is another instance than the fence's. One that
+// can't be reached is no news.
+func (g *gate) watch(ctx context.Context) {
+	p, wait, err := g.tryAdmit()
+	if wait != nil || err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, g.cfg.CommitTimeout)
+	defer cancel()
+	if instance, err := g.cfg.Groups.Instance(ctx); err == nil && !instance.Equal(p.instance) {
+		g.doubt(p.generation, fmt.Errorf("the database is another instance: %v, not %v", instance, p.instance))
 	}
 }
 

@@ -64,6 +64,9 @@ type RecorderConfig struct {
 	AnswerTimeout time.Duration
 	// RetryDelay is the pause after a failed attempt to join or to raise the fence. Default 1 s.
 	RetryDelay time.Duration
+	// WatchInterval is how often an idle Recorder looks whether the database is
+	// still the same. Default 5 s.
+	WatchInterval time.Duration
 	// CreateFence makes a fence for a log that has entries and no fence: the
 	// operator says that nothing was ever promised beyond what the database has.
 	CreateFence bool
@@ -99,6 +102,7 @@ func NewRecorder(cfg RecorderConfig) (*Recorder, error) {
 	cfg.CommitTimeout = cmp.Or(cfg.CommitTimeout, 10*time.Second)
 	cfg.AnswerTimeout = cmp.Or(cfg.AnswerTimeout, 30*time.Second)
 	cfg.RetryDelay = cmp.Or(cfg.RetryDelay, time.Second)
+	cfg.WatchInterval = cmp.Or(cfg.WatchInterval, 5*time.Second)
 	cfg.Logger = cmp.Or(cfg.Logger, slog.Default())
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -106,7 +110,7 @@ func NewRecorder(cfg RecorderConfig) (*Recorder, error) {
 	if cfg.GroupSize < 2 || cfg.GroupSize > calpe.MaxGroup || cfg.Queue < 1 || cfg.Committers < 1 {
 		return nil, fmt.Errorf("recorder: GroupSize %d, Queue %d or Committers %d is out of range", cfg.GroupSize, cfg.Queue, cfg.Committers)
 	}
-	if cfg.Promise < time.Second || cfg.CommitTimeout < 0 || cfg.AnswerTimeout < 0 || cfg.RetryDelay < 0 {
+	if cfg.Promise < time.Second || cfg.CommitTimeout < 0 || cfg.AnswerTimeout < 0 || cfg.RetryDelay < 0 || cfg.WatchInterval < 0 {
 		return nil, errors.New("recorder: Promise is below a second, or another duration is negative")
 	}
 	r := &Recorder{cfg: cfg, log: cfg.Logger, queue: newQueue(cfg.Queue), done: make(chan struct{})}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -658,7 +659,7 @@ func TestSweep(t *testing.T) {
 		orphan("documents/young", 23*time.Hour, false)
 		ctx, cancel := context.WithCancel(t.Context())
 		database := batchtest.Database{State: w.state, Faults: new(batchtest.Faults)}
-		s, err := intake.NewSweeper(intake.SweeperConfig{Objects: d.bucket, Rows: database})
+		s, err := intake.NewSweeper(intake.SweeperConfig{Objects: d.bucket, Rows: database, Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}

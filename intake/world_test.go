@@ -2,7 +2,6 @@ package intake_test
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"strings"
 	"sync"
@@ -57,7 +56,7 @@ func (w *world) config(faults *batchtest.Faults, edit ...func(*intake.RecorderCo
 	cfg := intake.RecorderConfig{
 		Log: w.log.Identity.Hash(), Groups: database, Recovery: database, Checkpoints: database,
 		Fence: objects, Published: published, Acknowledge: w.log.Acknowledge, Statements: w.log.Statement,
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Logger: slog.New(slog.DiscardHandler),
 	}
 	for _, e := range edit {
 		e(&cfg)
@@ -151,7 +150,7 @@ func (w *world) seal(t *testing.T) {
 	}
 	s, err := batch.NewSealer(batch.SealerConfig{
 		Entries: database, Checkpoints: database, Objects: objects, Log: published, Sign: w.log.Sign,
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
