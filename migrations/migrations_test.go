@@ -144,6 +144,38 @@ func TestDownRefusesLogWithEntries(t *testing.T) {
 	}
 }
 
+// Documents from before there were codes have none, and are found by digest.
+func TestFindIsAddedToATableWithRows(t *testing.T) {
+	t.Parallel()
+	url := postgrestest.URL(t)
+	if err := migrations.DownTo(t.Context(), url, 2, nil); err != nil {
+		t.Fatal(err)
+	}
+	const insert = `INSERT INTO document (id, index, owner, object, object_version, plain_size, object_size, part_size,
+			object_checksum, sealed, digest_tag, retain_until, created_at)
+		SELECT gen_random_uuid(), i, 'ana', 'documents/' || i, 'v', 1, 1, 1, 'c', 's', decode(repeat('ab', 32), 'hex'), now(), now()
+		FROM generate_series(1, 3) AS i`
+	postgrestest.Exec(t, url, insert)
+	if err := migrations.Up(t.Context(), url, nil); err != nil {
+		t.Fatal(err)
+	}
+	var documents, codes int
+	conn := connect(t, url)
+	if err := conn.QueryRow(t.Context(), `SELECT count(*), count(code_hash) FROM document`).Scan(&documents, &codes); err != nil || documents != 3 || codes != 0 {
+		t.Errorf("%d documents with %d codes, %v; want 3 with none", documents, codes, err)
+	}
+	if err := migrations.DownTo(t.Context(), url, 2, nil); err != nil {
+		t.Errorf("without a code nothing is lost on the way back: %v", err)
+	}
+	if err := migrations.Up(t.Context(), url, nil); err != nil {
+		t.Fatal(err)
+	}
+	postgrestest.Exec(t, url, `UPDATE document SET code_hash = decode(repeat('cd', 32), 'hex') WHERE index = 2`)
+	if err := migrations.DownTo(t.Context(), url, 2, nil); err == nil {
+		t.Error("the column of codes that were given out was dropped")
+	}
+}
+
 // Every table and column says what it is.
 func TestEverythingIsCommented(t *testing.T) {
 	t.Parallel()

@@ -26,11 +26,15 @@ func queueDocument(b *pgx.Batch, first uint64, d *calpe.Document, k *calpe.Wrapp
 		index := first + d.Certification
 		certification = &index
 	}
+	var codeHash []byte // null if there is none
+	if d.CodeHash != (calpe.Hash{}) {
+		codeHash = d.CodeHash[:]
+	}
 	b.Queue(`INSERT INTO document (id, index, owner, object, object_version, plain_size, object_size, part_size,
-			object_checksum, sealed, digest_tag, certification_index, retain_until, created_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
+			object_checksum, sealed, digest_tag, certification_index, retain_until, created_at, code_hash)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
 		[16]byte(d.ID), first+d.Index, d.Owner, d.Object.Name, d.Object.VersionID, d.Object.PlainSize, d.Object.Size, d.Object.PartSize,
-		d.Object.Checksum, d.Sealed, d.DigestTag, certification, d.RetainUntil, d.Created)
+		d.Object.Checksum, d.Sealed, d.DigestTag, certification, d.RetainUntil, d.Created, codeHash)
 	b.Queue(`INSERT INTO document_key (document_id, key_id, wrapped) VALUES ($1, $2, $3)`, [16]byte(d.ID), k.KeyID, k.Wrapped)
 }
 
@@ -40,16 +44,18 @@ func queueCertification(b *pgx.Batch, first uint64, document calpe.DocumentID, c
 }
 
 const documentColumns = `id, index, owner, object, object_version, plain_size, object_size, part_size,
-	object_checksum, sealed, digest_tag, coalesce(certification_index, 0), retain_until, retained_at, created_at`
+	object_checksum, sealed, digest_tag, coalesce(certification_index, 0), retain_until, retained_at, created_at, code_hash`
 
 func scanDocument(row pgx.Row) (d calpe.Document, err error) {
 	var (
 		id       [16]byte
 		retained *time.Time
+		codeHash []byte
 	)
 	err = row.Scan(&id, &d.Index, &d.Owner, &d.Object.Name, &d.Object.VersionID, &d.Object.PlainSize, &d.Object.Size, &d.Object.PartSize,
-		&d.Object.Checksum, &d.Sealed, &d.DigestTag, &d.Certification, &d.RetainUntil, &retained, &d.Created)
+		&d.Object.Checksum, &d.Sealed, &d.DigestTag, &d.Certification, &d.RetainUntil, &retained, &d.Created, &codeHash)
 	d.ID, d.RetainUntil, d.RetainedAt, d.Created = id, d.RetainUntil.UTC(), timeOf(retained), d.Created.UTC()
+	copy(d.CodeHash[:], codeHash) // the schema keeps it at 32 bytes; nothing of a null
 	return d, err
 }
 

@@ -116,7 +116,7 @@ func documentSubmission(seed, owner, agency string) calpe.Submission {
 			Name: "documents/" + seed, VersionID: "v-" + seed, PlainSize: 1000, Size: 1064, PartSize: 16 << 20,
 			Checksum: "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
 		},
-		Sealed: []byte("sealed " + seed), DigestTag: tag[:],
+		Sealed: []byte("sealed " + seed), DigestTag: tag[:], CodeHash: sha256.Sum256([]byte("code of " + seed)),
 		RetainUntil: testTime.AddDate(10, 0, 0), Created: testTime,
 	}
 	s.Key = &calpe.WrappedKey{KeyID: "kek-1", Wrapped: []byte("wrapped key of " + seed + " ....")}
