@@ -31,20 +31,21 @@ func (d *deployment) refusesToServe(name string, extra map[string]string, words 
 	if err := s.ended(d.t.Context(), 45*time.Second); err != nil {
 		d.t.Fatalf("%s: %v\n%s", name, err, tail(s.log, 10))
 	}
-	last := tail(s.log, 1)
-	if code := s.cmd.ProcessState.ExitCode(); code != 1 && code != 2 {
-		d.t.Errorf("%s: exit code %d: %s", name, code, last)
+	text, err := os.ReadFile(s.log)
+	if err != nil {
+		d.t.Fatal(err)
 	}
-	if !strings.HasPrefix(last, "calped: ") {
-		d.t.Errorf("%s: the last line isn't a message: %s", name, last)
+	_, message, found := strings.Cut("\n"+string(text), "\ncalped: ")
+	if code := s.cmd.ProcessState.ExitCode(); code != 1 && code != 2 || !found {
+		d.t.Errorf("%s: exit code %d, without a message: %s", name, code, text)
 	}
 	for _, w := range words {
-		if !strings.Contains(last, w) {
-			d.t.Errorf("%s: %q isn't in the message: %s", name, w, last)
+		if !strings.Contains(message, w) {
+			d.t.Errorf("%s: %q isn't in the message: %s", name, w, message)
 		}
 	}
-	if strings.Contains(last, d.env["CALPE_S3_SECRET_KEY"]) || strings.Contains(last, d.env["CALPE_BITCOIN_PASSWORD"]) {
-		d.t.Errorf("%s: a secret is in the message", name)
+	if bytes.Contains(text, []byte(d.env["CALPE_S3_SECRET_KEY"])) || bytes.Contains(text, []byte(d.env["CALPE_BITCOIN_PASSWORD"])) {
+		d.t.Errorf("%s: a secret is in the log", name)
 	}
 }
 
@@ -92,7 +93,7 @@ func (d *deployment) refuseSettings() {
 	d.refusesToServe("a node of another network", map[string]string{
 		"CALPE_BITCOIN_URL": "http://" + host, "CALPE_BITCOIN_USER": name, "CALPE_BITCOIN_PASSWORD": password,
 	}, "network", "regtest")
-	d.refusesToServe("a wrong password of the node", map[string]string{"CALPE_BITCOIN_PASSWORD": "guess"}, "user")
+	d.refusesToServe("a wrong password of the node", map[string]string{"CALPE_BITCOIN_PASSWORD": "guess"}, "credentials")
 
 	others := filepath.Join(d.dir, "others")
 	if _, errs, code := d.calped(map[string]string{"CALPE_KEYS": others}, "init", "--origin", testOrigin); code != 0 {
@@ -198,7 +199,7 @@ func (d *deployment) refuseStores() {
 		if forged.size == head.Size {
 			d.refusesToServe(forged.name, nil, "disagree")
 		} else {
-			d.takesNothing(forged.name)
+			d.takesNothing(forged.name, "unavailable", "intake can't go on yet")
 		}
 		d.removeLogObject(at)
 	}
@@ -206,7 +207,7 @@ func (d *deployment) refuseStores() {
 
 	fence := d.readObject(d.env["CALPE_S3_DOCUMENTS_BUCKET"], fenceObject)
 	d.removeObject(d.env["CALPE_S3_DOCUMENTS_BUCKET"], fenceObject)
-	d.takesNothing("the fence is gone")
+	d.takesNothing("the fence is gone", "intake-stopped", "intake is halted")
 	d.writeObject(d.env["CALPE_S3_DOCUMENTS_BUCKET"], fenceObject, fence)
 }
 
@@ -214,39 +215,28 @@ func (d *deployment) refuseStores() {
 const fenceObject = "control/fence"
 
 // takesNothing: the server starts, so that what is there can be read, but takes
-// no entry, and says in /readyz that an operator has to look.
-func (d *deployment) takesNothing(name string) {
+// no entry, and its log says why.
+func (d *deployment) takesNothing(name, code, logged string) {
 	t := d.t
 	t.Helper()
 	s := d.serve(freeAddress(t), nil)
-	eventually(t, 30*time.Second, name, func(ctx context.Context) error {
-		select {
-		case <-s.done:
-			return nil // it refuses to start, which is as good
-		default:
+	eventually(t, 30*time.Second, name, func(context.Context) error {
+		text, err := os.ReadFile(s.log)
+		if err == nil && !bytes.Contains(text, []byte(logged)) {
+			err = fmt.Errorf("%q isn't in the log:\n%s", logged, tail(s.log, 10))
 		}
-		request, _, err := d.newRequest(ctx, s.url, newRequestOf(stampKind, 99, 0))
-		if err != nil {
-			return err
-		}
-		request.Header.Set("Authorization", "Bearer "+d.token)
-		answer, err := d.http.Do(request)
-		if err != nil {
-			return err
-		}
-		defer answer.Body.Close()
-		body, err := io.ReadAll(io.LimitReader(answer.Body, 4096))
-		if err != nil {
-			return err
-		}
-		if answer.StatusCode == http.StatusCreated {
-			t.Fatalf("%s: an entry was taken", name)
-		}
-		if !bytes.Contains(body, []byte(`"intake-stopped"`)) {
-			return fmt.Errorf("%d %s", answer.StatusCode, body)
-		}
-		return nil
+		return err
 	})
+	request, _, err := d.newRequest(t.Context(), s.url, newRequestOf(stampKind, 99, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+d.token)
+	status, _, p := d.problem(request)
+	if status != http.StatusServiceUnavailable || p.Code != code {
+		t.Errorf("%s: an entry was answered with %d %s, want %s", name, status, p.Code, code)
+	}
+	s.awaitReadiness(http.StatusServiceUnavailable, map[string]string{"intake": "down", "postgres": "ok"})
 	s.kill()
 }
 
