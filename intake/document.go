@@ -23,7 +23,8 @@ type Document struct {
 	MediaType   string
 	Digest      calpe.Digest
 	Salt        calpe.Salt
-	Size        int64 // bytes of the document
+	Code        calpe.FindCode // finds the document without its receipt; zero: it is from before there were codes
+	Size        int64          // bytes of the document
 	Created     time.Time
 	RetainUntil time.Time
 	// Certification, if the document came with one.
@@ -44,6 +45,9 @@ type sealedDocument struct {
 	MediaType string       `json:"media_type"`
 	Digest    calpe.Digest `json:"digest"`
 	Salt      calpe.Salt   `json:"salt"`
+	// Code is here, and only its hash in the row: whoever reads the database can't
+	// use it, and it goes when the document is erased.
+	Code calpe.FindCode `json:"code,omitzero"`
 }
 
 // sealedCertification is what lies under the document's key in the row of its
@@ -74,18 +78,18 @@ type draft struct {
 func (s *Service) submission(d draft) (calpe.Submission, Document, error) {
 	document := Document{
 		ID: d.id, Owner: d.upload.Owner, Name: d.upload.Name, MediaType: d.upload.MediaType,
-		Digest: d.digest, Salt: newSalt(), Size: d.object.PlainSize,
+		Digest: d.digest, Salt: newSalt(), Code: newFindCode(), Size: d.object.PlainSize,
 		Created: d.created, RetainUntil: d.created.Add(s.cfg.RetainFor),
 	}
-	sealed, err := seal(d.key, d.id.String(), sealedDocument{document.Name, document.MediaType, document.Digest, document.Salt})
+	sealed, err := seal(d.key, d.id.String(), sealedDocument{document.Name, document.MediaType, document.Digest, document.Salt, document.Code})
 	if err != nil {
 		return calpe.Submission{}, Document{}, err
 	}
 	submission := calpe.Submission{
 		Commitments: []calpe.Commitment{calpe.Commit(d.digest, document.Salt)},
 		Document: &calpe.Document{
-			ID: d.id, Owner: d.upload.Owner, Object: d.object, Sealed: sealed, DigestTag: s.cfg.Keys.Tag("digest", d.digest[:]),
-			RetainUntil: document.RetainUntil, Created: document.Created,
+			ID: d.id, Owner: d.upload.Owner, Object: d.object, Sealed: sealed, DigestTag: digestTag(s.cfg.Keys, d.digest),
+			CodeHash: document.Code.Hash(), RetainUntil: document.RetainUntil, Created: document.Created,
 		},
 		Key: &calpe.WrappedKey{Document: d.id, KeyID: d.wrapped.KeyID, Wrapped: d.wrapped.Bytes},
 	}
@@ -147,7 +151,7 @@ func (s *Service) Document(ctx context.Context, id calpe.DocumentID, owner strin
 	}
 	document := Document{
 		ID: id, Index: row.Index, Owner: row.Owner, Name: fields.Name, MediaType: fields.MediaType,
-		Digest: fields.Digest, Salt: fields.Salt, Size: row.Object.PlainSize, Created: row.Created, RetainUntil: row.RetainUntil,
+		Digest: fields.Digest, Salt: fields.Salt, Code: fields.Code, Size: row.Object.PlainSize, Created: row.Created, RetainUntil: row.RetainUntil,
 	}
 	if row.Certification > 0 {
 		document.Certification, err = s.certification(ctx, row, key)

@@ -611,7 +611,7 @@ func TestNothingPersonal(t *testing.T) {
 		dump = append(append(append(dump, row.Sealed...), row.DigestTag...), certification.Sealed...)
 		for what, secret := range map[string][]byte{
 			"name": []byte("a.pdf"), "digest": got.Digest[:], "digest as text": []byte(got.Digest.String()),
-			"salt": got.Salt[:], "salt as text": []byte(got.Salt.String()), "subject": []byte("2026/17"),
+			"salt": got.Salt[:], "salt as text": []byte(got.Salt.String()), "subject": []byte("2026/17"), "code": []byte(got.Code.String()), "code without hyphens": got.Code[:],
 		} {
 			if bytes.Contains(dump, secret) {
 				t.Errorf("the rows show the %s", what)
