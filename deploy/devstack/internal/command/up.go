@@ -13,8 +13,8 @@ import (
 type upCmd struct {
 	programs
 	State       string        `default:".calpe" placeholder:"DIR" help:"Folder in which everything is kept. Default: .calpe."`
-	Listen      string        `default:"127.0.0.1:8420" placeholder:"HOST:PORT" help:"Address of the service."`
-	BlockEvery  time.Duration `default:"5s" placeholder:"TIME" help:"How often a block is mined."`
+	Listen      string        `default:"127.0.0.1:8420" env:"CALPE_LISTEN" placeholder:"HOST:PORT" help:"Address of the service. Default: 127.0.0.1:8420."`
+	BlockEvery  time.Duration `default:"5s" placeholder:"TIME" help:"How often a block is mined. Default: 5s."`
 	DatabaseURL string        `name:"database-url" env:"DATABASE_URL" placeholder:"URL" help:"A PostgreSQL that runs already, whose user may create databases."`
 }
 

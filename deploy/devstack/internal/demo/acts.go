@@ -277,11 +277,13 @@ func (d *demo) switchOff(ctx context.Context) error {
 	d.failures = nil // from here on servers may end
 	return d.step(ctx, "off", stepTimeout, func(ctx context.Context) (string, error) {
 		hosts := []string{host(d.ours.URL), host(d.other.URL), host(d.stack.S3.URL), host(d.stack.Bitcoin.URL)}
+		which := "both Calpe servers, S3 and Bitcoin"
 		if d.cfg.DatabaseURL == "" {
 			hosts = append(hosts, host(d.stack.DatabaseURL))
+			which = "both Calpe servers, PostgreSQL, S3 and Bitcoin"
 		}
 		d.stop(context.WithoutCancel(ctx))
-		return "both Calpe servers, PostgreSQL, S3 and Bitcoin: nobody listens on their ports any more", silent(ctx, hosts)
+		return which + ": nobody listens on their ports any more", silent(ctx, hosts)
 	})
 }
 

@@ -263,7 +263,7 @@ func (u *up) run(ctx context.Context) (err error) {
 		return err
 	}
 	if u.server, err = u.deployment.Serve(ctx, u.cfg.Listen); errors.Is(err, process.ErrPortTaken) {
-		return fmt.Errorf("another program listens on %s; choose another address with --listen: %w", u.cfg.Listen, err)
+		return fmt.Errorf("another program listens on %s; choose another address with --listen, or CALPE_LISTEN=127.0.0.1:PORT: %w", u.cfg.Listen, err)
 	}
 	if err != nil {
 		return err
