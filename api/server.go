@@ -7,12 +7,14 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"time"
 
@@ -56,8 +58,15 @@ type Config struct {
 	Ready            []Dependency
 	MaxDocument      int64 // bytes
 	Pace             Pace
-	Now              func() time.Time
-	Logger           *slog.Logger
+	// Finder is behind /v1/find; nil: there is no /v1/find. FindPerMinute is what one
+	// client network may ask of it (default 30), FindTotal what all may (default 600).
+	Finder        Finder
+	FindPerMinute int
+	FindTotal     int
+	// TrustedProxies are the reverse proxies whose X-Forwarded-For is believed.
+	TrustedProxies []netip.Prefix
+	Now            func() time.Time
+	Logger         *slog.Logger
 }
 
 // Server answers HTTP requests. It is safe for concurrent use.
@@ -65,6 +74,7 @@ type Server struct {
 	cfg     Config
 	log     *slog.Logger
 	issuer  issuer
+	finds   *quota
 	handler http.Handler
 }
 
@@ -77,6 +87,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.MaxDocument <= 0 {
 		return nil, errors.New("api: MaxDocument must be positive")
+	}
+	if cfg.FindPerMinute < 0 || cfg.FindTotal < 0 {
+		return nil, errors.New("api: FindPerMinute and FindTotal must be positive")
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -93,6 +106,7 @@ func New(cfg Config) (*Server, error) {
 		entries: cfg.Entries, anchors: cfg.Anchors, proofs: cfg.Proofs, acks: cfg.Acknowledgements,
 		agencies: cfg.Agencies, identity: cfg.Identity,
 	}
+	s.finds = newQuota(cmp.Or(cfg.FindPerMinute, defaultFindPerMinute), cmp.Or(cfg.FindTotal, defaultFindTotal), cfg.Now)
 	s.handler = s.routes()
 	return s, nil
 }
@@ -124,6 +138,9 @@ func (s *Server) routes() http.Handler {
 	mux.Get("/v1/documents/{id}/content", s.handle(s.getContent))
 	mux.Post("/v1/commitments", s.handle(s.postCommitment))
 	mux.Get("/v1/entries/{index}", s.handle(s.getEntry))
+	if s.cfg.Finder != nil {
+		mux.Get("/v1/find", s.handle(s.getFind))
+	}
 	mux.Get("/v1/identity", s.handle(s.getIdentity))
 	mux.Get("/v1/status", s.handle(s.getStatus))
 
