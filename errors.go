@@ -17,7 +17,9 @@ const (
 	CodeForbidden           Code = "forbidden"             // the token may not do this
 	CodeNotFound            Code = "not-found"             // no such thing, or not for this caller
 	CodeMethodNotAllowed    Code = "method-not-allowed"    // the resource doesn't have this method
+	CodeNotAcceptable       Code = "not-acceptable"        // no media type that the client accepts is written here
 	CodeUnsupportedMedia    Code = "unsupported-media"     // a media type that the operation doesn't read
+	CodeRange               Code = "range-not-satisfiable" // the range of bytes that is asked for begins behind the end
 	CodeEmptyDocument       Code = "empty-document"        // a document of no bytes can't be notarized
 	CodeTooLarge            Code = "too-large"             // above a size limit, which the message states
 	CodeDigestMismatch      Code = "digest-mismatch"       // Content-Digest is not the digest of what arrived

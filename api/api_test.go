@@ -4,16 +4,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"mime/multipart"
 	"net/http"
-	"net/http/httptest"
-	"net/textproto"
 	"os"
 	"regexp"
 	"strconv"
@@ -25,322 +21,9 @@ import (
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/api"
-	"github.com/calpe/calpe/intake"
 	"github.com/calpe/calpe/merkle"
 	"github.com/calpe/calpe/receipt"
-	"github.com/calpe/calpe/receipt/statement"
 )
-
-// world is a small deployment in memory. It keeps the contracts of the
-// interfaces that the server consumes: a document belongs to its owner, an entry
-// exists below the head, a proof verifies.
-type world struct {
-	t         *testing.T
-	now       time.Time
-	identity  receipt.Identity
-	keys      map[string]statement.Key
-	entries   []calpe.Entry
-	documents map[calpe.DocumentID]intake.Document
-	contents  map[calpe.DocumentID][]byte
-	tokens    map[calpe.Hash]calpe.Token
-	uploads   []intake.Upload
-	uploadErr error
-	head      calpe.Checkpoint
-	published map[uint64]calpe.Checkpoint
-	anchor    *calpe.Anchor // the only one
-	down      error         // of every read, if set
-	logs      *bytes.Buffer
-	server    *api.Server
-}
-
-func newWorld(t *testing.T) *world {
-	t.Helper()
-	w := &world{
-		t: t, now: time.Date(2026, 11, 21, 9, 30, 0, 0, time.UTC), logs: new(bytes.Buffer),
-		keys: map[string]statement.Key{}, documents: map[calpe.DocumentID]intake.Document{},
-		contents: map[calpe.DocumentID][]byte{}, tokens: map[calpe.Hash]calpe.Token{},
-		published: map[uint64]calpe.Checkpoint{},
-	}
-	const origin = "test.calpe.example/log"
-	genesis, err := calpe.ParseBlockHash("0f9188f13cb7b2c71f2a335e3a4fc328bf5beb436012afca590b1a11466e2206")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.identity = receipt.Identity{Origin: origin, Network: calpe.Regtest, Genesis: genesis}
-	for name, into := range map[string]*[]string{
-		origin: &w.identity.CheckpointKeys, receipt.AcknowledgementKeyName(origin): &w.identity.AcknowledgementKeys,
-		receipt.StatementKeyName(origin): &w.identity.StatementKeys,
-	} {
-		key, err := statement.GenerateKey(zeros{byte(len(name))}, name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.keys[name], *into = key, []string{key.Verifier()}
-	}
-	w.entries = []calpe.Entry{w.identity.Entry()}
-	server, err := api.New(api.Config{
-		Intake: w, Tokens: w, Entries: w, Anchors: w, Proofs: w, Acknowledgements: w, Agencies: w, Watermarks: w, Objects: w,
-		Identity: w.identity, MaxDocument: 1 << 20, Now: func() time.Time { return w.now },
-		Logger: slog.New(slog.NewTextHandler(w.logs, nil)),
-		Ready: []api.Dependency{
-			{Name: "postgres", Check: func(context.Context) error { return w.down }},
-			{Name: "s3", Check: func(context.Context) error { return nil }},
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.server = server
-	w.token("calpe_alice", "alice", "documents", "commitments")
-	return w
-}
-
-// zeros is a bad source of randomness, which is what a test wants.
-type zeros struct{ b byte }
-
-func (z zeros) Read(b []byte) (int, error) {
-	for i := range b {
-		b[i] = z.b
-	}
-	return len(b), nil
-}
-
-func (w *world) token(token, owner string, scopes ...string) {
-	w.tokens[api.HashToken(token)] = calpe.Token{Owner: owner, Hash: api.HashToken(token), Scopes: scopes}
-}
-
-func (w *world) add(c calpe.Commitment) uint64 {
-	index := uint64(len(w.entries))
-	w.entries = append(w.entries, calpe.Entry{Index: index, Commitment: c})
-	return index
-}
-
-func (w *world) leaves() []calpe.Hash {
-	leaves := make([]calpe.Hash, len(w.entries))
-	for i, e := range w.entries {
-		b := e.Bytes()
-		leaves[i] = merkle.LeafHash(b[:])
-	}
-	return leaves
-}
-
-// seal makes a checkpoint of everything.
-func (w *world) seal() {
-	root := merkle.Root(w.leaves())
-	size := uint64(len(w.entries))
-	note, err := receipt.SignCheckpoint(w.keys[w.identity.Origin], w.identity.Origin, size, root)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.head = calpe.Checkpoint{Size: size, Root: root, Note: note, Time: w.now}
-	w.published[size] = w.head
-}
-
-func (w *world) Upload(_ context.Context, u intake.Upload) (intake.Uploaded, error) {
-	body, err := io.ReadAll(u.Body)
-	if err != nil {
-		return intake.Uploaded{}, fmt.Errorf("read document: %w", err)
-	}
-	if w.uploadErr != nil {
-		return intake.Uploaded{}, w.uploadErr
-	}
-	digest := calpe.Digest(sha256.Sum256(body))
-	if u.ExpectedDigest != nil && *u.ExpectedDigest != digest {
-		return intake.Uploaded{}, calpe.Errorf(calpe.CodeDigestMismatch, "The digest differs.")
-	}
-	w.uploads = append(w.uploads, u)
-	d := intake.Document{
-		ID: calpe.DocumentID{byte(len(w.entries))}, Index: w.add(calpe.Commit(digest, calpe.Salt{7})), Owner: u.Owner, Name: u.Name,
-		MediaType: u.MediaType, Digest: digest, Salt: calpe.Salt{7}, Size: int64(len(body)), Created: w.now,
-	}
-	w.documents[d.ID], w.contents[d.ID] = d, body
-	ack, err := w.AcknowledgementOf(context.Background(), d.Index)
-	return intake.Uploaded{Document: d, Acknowledgement: ack}, err
-}
-
-func (w *world) Commit(_ context.Context, c intake.Commitments) (intake.Recorded, error) {
-	if c.Commitments[0].IsVoid() {
-		return intake.Recorded{}, calpe.Errorf(calpe.CodeInvalidRequest, "void")
-	}
-	index := w.add(c.Commitments[0])
-	ack, err := w.AcknowledgementOf(context.Background(), index)
-	return intake.Recorded{First: index, Acknowledgement: ack}, err
-}
-
-func (w *world) Document(_ context.Context, id calpe.DocumentID, owner string) (intake.Document, error) {
-	d, ok := w.documents[id]
-	if !ok || d.Owner != owner {
-		return intake.Document{}, calpe.Errorf(calpe.CodeNotFound, "There is no such document.")
-	}
-	return d, w.down
-}
-
-func (w *world) Content(_ context.Context, id calpe.DocumentID, _ string, offset, length int64) (io.ReadCloser, error) {
-	return io.NopCloser(bytes.NewReader(w.contents[id][offset : offset+length])), nil
-}
-
-func (w *world) TokenByHash(_ context.Context, hash calpe.Hash) (calpe.Token, error) {
-	if w.down != nil {
-		return calpe.Token{}, w.down
-	}
-	t, ok := w.tokens[hash]
-	if !ok {
-		return calpe.Token{}, calpe.ErrNotFound
-	}
-	return t, nil
-}
-
-func (w *world) Entry(_ context.Context, index uint64) (calpe.Entry, error) {
-	if index >= uint64(len(w.entries)) {
-		return calpe.Entry{}, calpe.ErrNotFound
-	}
-	return w.entries[index], nil
-}
-
-func (w *world) Statement(context.Context, uint64) (calpe.Statement, error) {
-	return calpe.Statement{}, calpe.ErrNotFound
-}
-
-func (w *world) CheckpointHead(context.Context) (calpe.Checkpoint, error) {
-	if w.head.Size == 0 {
-		return calpe.Checkpoint{}, calpe.ErrNotFound
-	}
-	return w.head, nil
-}
-
-func (w *world) CheckpointAt(_ context.Context, size uint64) (calpe.Checkpoint, error) {
-	if size != w.head.Size {
-		return calpe.Checkpoint{}, calpe.ErrNotFound
-	}
-	return w.head, nil
-}
-
-func (w *world) Checkpoint(_ context.Context, size uint64) (calpe.Checkpoint, error) {
-	cp, ok := w.published[size]
-	if !ok {
-		return calpe.Checkpoint{}, calpe.ErrNotFound
-	}
-	return cp, nil
-}
-
-func (w *world) AnchorFor(_ context.Context, index uint64) (calpe.Anchor, error) {
-	if w.anchor == nil || index >= w.anchor.Size {
-		return calpe.Anchor{}, calpe.ErrNotFound
-	}
-	return *w.anchor, nil
-}
-
-func (w *world) AnchorOfSize(_ context.Context, size uint64) (calpe.Anchor, error) {
-	if w.anchor == nil || size != w.anchor.Size {
-		return calpe.Anchor{}, calpe.ErrNotFound
-	}
-	return *w.anchor, nil
-}
-
-func (w *world) Agency(context.Context, string) (calpe.Agency, error) {
-	return calpe.Agency{}, calpe.ErrNotFound
-}
-
-func (w *world) Proof(_ context.Context, e calpe.Entry, cp calpe.Checkpoint) ([]calpe.Hash, error) {
-	return merkle.InclusionPath(w.leaves()[:cp.Size], e.Index)
-}
-
-func (w *world) AcknowledgementOf(_ context.Context, index uint64) (intake.Acknowledgement, error) {
-	ack := receipt.Acknowledgement{
-		Log: w.identity.Hash(), First: index, Count: 1, Root: w.leaves()[index], Time: w.now, Deadline: w.now.Add(time.Hour),
-	}
-	note, err := receipt.SignAcknowledgement(w.keys[receipt.AcknowledgementKeyName(w.identity.Origin)], ack)
-	return intake.Acknowledgement{Note: note}, err
-}
-
-func (w *world) Watermarks(context.Context) (calpe.Watermarks, error) {
-	return calpe.Watermarks{Next: uint64(len(w.entries)), Checkpointed: w.head.Size}, w.down
-}
-
-func (w *world) ReadLogObject(_ context.Context, path string, _ int64) ([]byte, error) {
-	if path != "tile/0/000.p/1" {
-		return nil, calpe.ErrNotFound
-	}
-	leaf := w.leaves()[0]
-	return leaf[:], nil
-}
-
-type answer struct {
-	status int
-	header http.Header
-	body   []byte
-}
-
-func (a answer) code(t *testing.T) string {
-	t.Helper()
-	if got := a.header.Get("Content-Type"); got != "application/problem+json" {
-		t.Fatalf("status %d with Content-Type %q, want a problem: %s", a.status, got, a.body)
-	}
-	var p struct {
-		Type, Title, Code string
-		Status            int
-	}
-	if err := json.Unmarshal(a.body, &p); err != nil {
-		t.Fatal(err)
-	}
-	if p.Status != a.status || p.Type != "urn:calpe:error:"+p.Code || p.Title == "" {
-		t.Errorf("problem %s doesn't fit status %d", a.body, a.status)
-	}
-	return p.Code
-}
-
-func (w *world) do(method, path string, body io.Reader, header ...string) answer {
-	w.t.Helper()
-	r := httptest.NewRequest(method, path, body)
-	for i := 0; i < len(header); i += 2 {
-		r.Header.Add(header[i], header[i+1])
-	}
-	rec := httptest.NewRecorder()
-	w.server.ServeHTTP(rec, r)
-	return answer{rec.Code, rec.Header(), rec.Body.Bytes()}
-}
-
-func (w *world) as(token, method, path string, body io.Reader, header ...string) answer {
-	w.t.Helper()
-	return w.do(method, path, body, append(header, "Authorization", "Bearer "+token)...)
-}
-
-type part struct {
-	header textproto.MIMEHeader
-	body   string
-}
-
-func formPart(name, file, body string, header ...string) part {
-	disposition := fmt.Sprintf("form-data; name=%q", name)
-	if file != "" {
-		disposition += fmt.Sprintf("; filename=%q", file)
-	}
-	h := textproto.MIMEHeader{"Content-Disposition": {disposition}}
-	for i := 0; i < len(header); i += 2 {
-		h.Set(header[i], header[i+1])
-	}
-	return part{h, body}
-}
-
-func form(t *testing.T, parts ...part) (body []byte, contentType string) {
-	t.Helper()
-	var b bytes.Buffer
-	m := multipart.NewWriter(&b)
-	for _, p := range parts {
-		w, err := m.CreatePart(p.header)
-		if err != nil {
-			t.Fatal(err)
-		}
-		io.WriteString(w, p.body)
-	}
-	m.Close()
-	return b.Bytes(), m.FormDataContentType()
-}
-
-func contentDigest(body string) string {
-	d := sha256.Sum256([]byte(body))
-	return "sha-256=:" + base64.StdEncoding.EncodeToString(d[:]) + ":"
-}
 
 func TestUploadRaw(t *testing.T) {
 	w := newWorld(t)
@@ -561,6 +244,7 @@ func TestContentRanges(t *testing.T) {
 	w := newWorld(t)
 	at := w.as("calpe_alice", "POST", "/v1/documents", strings.NewReader("0123456789"), "Content-Type", "text/html",
 		"Content-Disposition", `attachment; filename="a.html"`).header.Get("Location") + "/content"
+	const problem = "a problem"
 	for spec, want := range map[string]struct {
 		status int
 		body   string
@@ -572,7 +256,7 @@ func TestContentRanges(t *testing.T) {
 		"bytes=-3":                    {206, "789", "bytes 7-9/10"},
 		"bytes=-30":                   {206, "0123456789", "bytes 0-9/10"},
 		"bytes=8-99":                  {206, "89", "bytes 8-9/10"},
-		"bytes=10-":                   {416, "", "bytes */10"},
+		"bytes=10-":                   {416, problem, "bytes */10"},
 		"bytes=4-2":                   {200, "0123456789", ""},
 		"bytes=0-1,4-5":               {200, "0123456789", ""},
 		"lines=1-2":                   {200, "0123456789", ""},
@@ -580,6 +264,12 @@ func TestContentRanges(t *testing.T) {
 		"bytes=99999999999999999999-": {200, "0123456789", ""},
 	} {
 		a := w.as("calpe_alice", "GET", at, nil, "Range", spec)
+		if want.body == problem {
+			if got := a.code(t); got != string(calpe.CodeRange) {
+				t.Errorf("Range %q: code %s", spec, got)
+			}
+			want.body = string(a.body)
+		}
 		if a.status != want.status || string(a.body) != want.body || a.header.Get("Content-Range") != want.rng {
 			t.Errorf("Range %q: %d %q %q, want %+v", spec, a.status, a.body, a.header.Get("Content-Range"), want)
 		}
@@ -747,7 +437,7 @@ func TestIdentityAndUnknownRoutes(t *testing.T) {
 		t.Errorf("unknown route: %s", got)
 	}
 	a = w.do("DELETE", "/v1/status", nil)
-	if got := a.code(t); got != string(calpe.CodeMethodNotAllowed) || a.header.Get("Allow") != "GET" {
+	if got := a.code(t); got != string(calpe.CodeMethodNotAllowed) || a.header.Get("Allow") != "GET, HEAD" {
 		t.Errorf("DELETE: %s, Allow %q", got, a.header.Get("Allow"))
 	}
 	for _, h := range []string{"X-Content-Type-Options", "Content-Security-Policy", "Referrer-Policy"} {
@@ -764,14 +454,8 @@ func (panicking) Watermarks(context.Context) (calpe.Watermarks, error) { panic("
 
 func TestPanicIsOneRequestsTrouble(t *testing.T) {
 	w := newWorld(t)
-	server, err := api.New(api.Config{
-		Intake: w, Tokens: w, Entries: w, Anchors: w, Proofs: w, Acknowledgements: w, Agencies: w, Watermarks: panicking{w}, Objects: w,
-		Identity: w.identity, MaxDocument: 1, Logger: slog.New(slog.NewTextHandler(w.logs, nil)),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.server = server
+	w.config.Watermarks = panicking{w}
+	w.serve()
 	a := w.do("GET", "/v1/status", nil)
 	if a.code(t) != string(calpe.CodeInternal) || bytes.Contains(a.body, []byte("nil map")) || !strings.Contains(w.logs.String(), "nil map") {
 		t.Errorf("%d %s", a.status, a.body)
@@ -783,8 +467,16 @@ func TestNewRefusesIncompleteConfig(t *testing.T) {
 		t.Error("New took an empty Config")
 	}
 	w := newWorld(t)
-	if _, err := api.New(api.Config{Intake: w, Tokens: w, Entries: w, Anchors: w, Proofs: w, Acknowledgements: w, Agencies: w, Watermarks: w, Objects: w, MaxDocument: 1}); err == nil {
-		t.Error("New took an identity without keys")
+	for name, spoil := range map[string]func(*api.Config){
+		"an identity without keys": func(c *api.Config) { c.Identity = receipt.Identity{} },
+		"no catalog":               func(c *api.Config) { c.Catalog = nil },
+		"no documents at all":      func(c *api.Config) { c.MaxDocument = 0 },
+	} {
+		cfg := w.config
+		spoil(&cfg)
+		if _, err := api.New(cfg); err == nil {
+			t.Errorf("New took %s", name)
+		}
 	}
 }
 

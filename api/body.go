@@ -47,6 +47,14 @@ func (p Pace) withDefaults() Pace {
 	return p
 }
 
+// paced is the request's body, of up to limit bytes.
+func (s *Server) paced(w http.ResponseWriter, r *http.Request, limit int64) *pacedBody {
+	return &pacedBody{
+		body:    http.MaxBytesReader(w, r.Body, limit),
+		control: http.NewResponseController(w), now: s.cfg.Now, start: s.cfg.Now(), pace: s.cfg.Pace,
+	}
+}
+
 func (b *pacedBody) Read(buf []byte) (int, error) {
 	now := b.now()
 	if err := b.tooSlow(now); err != nil {

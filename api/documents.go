@@ -1,18 +1,14 @@
 package api
 
 import (
-	"encoding/json"
 	"errors"
 	"io"
 	"mime"
 	"mime/multipart"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"github.com/go-chi/chi/v5"
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/intake"
@@ -26,7 +22,6 @@ const (
 	maxEnvelope      = 64 << 10 // multipart headers and boundaries
 	maxName          = 255      // bytes; as file systems have it
 	maxMediaType     = 127      // RFC 6838, section 4.2
-	maxSmallBody     = 4 << 10  // a JSON request
 )
 
 // documentAnswer is what the API says of a document.
@@ -39,7 +34,6 @@ type documentAnswer struct {
 	Size            int64                  `json:"size"`
 	Digest          calpe.Digest           `json:"digest"`
 	Created         time.Time              `json:"created"`
-	Code            calpe.FindCode         `json:"code,omitzero"`
 	CertifiedBy     string                 `json:"certified_by,omitempty"`
 	Acknowledgement *acknowledgementAnswer `json:"acknowledgement,omitempty"`
 }
@@ -86,7 +80,7 @@ func (s *Server) postDocument(w http.ResponseWriter, r *http.Request) error {
 func describe(d intake.Document, state calpe.State) documentAnswer {
 	answer := documentAnswer{
 		ID: d.ID, Index: d.Index, State: state, Name: d.Name, MediaType: d.MediaType, Size: d.Size,
-		Digest: d.Digest, Created: d.Created.UTC().Truncate(time.Second), Code: d.Code,
+		Digest: d.Digest, Created: d.Created.UTC().Truncate(time.Second),
 	}
 	if d.Certification != nil {
 		answer.CertifiedBy = d.Certification.Agency
@@ -104,10 +98,7 @@ func (s *Server) readUpload(w http.ResponseWriter, r *http.Request) (intake.Uplo
 	if r.ContentLength > s.cfg.MaxDocument+maxCertification+maxEnvelope {
 		return intake.Upload{}, s.documentTooLarge()
 	}
-	body := &pacedBody{
-		body:    http.MaxBytesReader(w, r.Body, s.cfg.MaxDocument+maxCertification+maxEnvelope),
-		control: http.NewResponseController(w), now: s.cfg.Now, start: s.cfg.Now(), pace: s.cfg.Pace,
-	}
+	body := s.paced(w, r, s.cfg.MaxDocument+maxCertification+maxEnvelope)
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err == nil && mediaType == "multipart/form-data" {
 		if digest != nil {
@@ -251,181 +242,4 @@ func idempotencyKey(r *http.Request) (string, error) {
 		return "", calpe.Errorf(calpe.CodeInvalidRequest, "Idempotency-Key must be 1 to 255 visible ASCII characters, once.")
 	}
 	return key, nil
-}
-
-// ownDocument is the document in the path, if it is the caller's.
-func (s *Server) ownDocument(r *http.Request) (intake.Document, string, error) {
-	owner, err := s.authenticate(r, ScopeDocuments)
-	if err != nil {
-		return intake.Document{}, "", err
-	}
-	id, err := calpe.ParseDocumentID(chi.URLParam(r, "id"))
-	if err != nil {
-		return intake.Document{}, "", calpe.Errorf(calpe.CodeNotFound, "There is no such document.")
-	}
-	d, err := s.cfg.Intake.Document(r.Context(), id, owner)
-	return d, owner, err
-}
-
-func (s *Server) getDocument(w http.ResponseWriter, r *http.Request) error {
-	d, _, err := s.ownDocument(r)
-	if err != nil {
-		return err
-	}
-	marks, err := s.cfg.Watermarks.Watermarks(r.Context())
-	if err != nil {
-		return unavailable("The state of the log can't be read at the moment.", err)
-	}
-	state, ok := marks.State(d.Index)
-	if !ok {
-		return unavailable("The document's entry isn't in the log; an operator has to look.", calpe.ErrNotDense)
-	}
-	answer := describe(d, state)
-	ack, err := s.cfg.Acknowledgements.AcknowledgementOf(r.Context(), d.Index)
-	if err != nil {
-		return err
-	}
-	answer.Acknowledgement = acknowledged(ack)
-	return writeJSON(w, http.StatusOK, answer)
-}
-
-func (s *Server) getReceipt(w http.ResponseWriter, r *http.Request) error {
-	d, _, err := s.ownDocument(r)
-	if err != nil {
-		return err
-	}
-	got, err := s.issuer.receipt(r.Context(), d)
-	if err != nil {
-		return err
-	}
-	body, err := got.Encode()
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	_, _ = w.Write(body)
-	return nil
-}
-
-// getContent sends the document, or the one range of bytes that is asked for
-// (RFC 9110, 14.2). A range that can't be read as one is passed over, as the
-// RFC allows.
-func (s *Server) getContent(w http.ResponseWriter, r *http.Request) error {
-	d, owner, err := s.ownDocument(r)
-	if err != nil {
-		return err
-	}
-	h := w.Header()
-	h.Set("Accept-Ranges", "bytes")
-	h.Set("ETag", strconv.Quote(d.Digest.String()))
-	h.Set("Cache-Control", "private, no-cache")
-	offset, length, partial := parseRange(r.Header.Get("Range"), d.Size)
-	if partial && offset >= d.Size {
-		h.Set("Content-Range", "bytes */"+strconv.FormatInt(d.Size, 10))
-		w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)
-		return nil
-	}
-	content, err := s.cfg.Intake.Content(r.Context(), d.ID, owner, offset, length)
-	if err != nil {
-		return err
-	}
-	defer content.Close()
-	// Uploaded bytes are never shown by a browser in this origin, whatever they claim to be.
-	h.Set("Content-Type", d.MediaType)
-	h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": d.Name}))
-	h.Set("Content-Length", strconv.FormatInt(length, 10))
-	status := http.StatusOK
-	if partial {
-		h.Set("Content-Range", "bytes "+strconv.FormatInt(offset, 10)+"-"+strconv.FormatInt(offset+length-1, 10)+"/"+strconv.FormatInt(d.Size, 10))
-		status = http.StatusPartialContent
-	}
-	w.WriteHeader(status)
-	if _, err := io.Copy(w, content); err != nil {
-		// The header is out. Only a broken connection tells the client that the rest isn't the document.
-		panic(http.ErrAbortHandler)
-	}
-	return nil
-}
-
-// parseRange reads "bytes=a-b", "bytes=a-" and "bytes=-n"; whatever else it is
-// is no range. The result is always inside the document, except an offset at or
-// behind its end.
-func parseRange(header string, size int64) (offset, length int64, partial bool) {
-	spec, ok := strings.CutPrefix(header, "bytes=")
-	from, to, dash := strings.Cut(spec, "-")
-	if !ok || !dash || strings.Contains(spec, ",") {
-		return 0, size, false
-	}
-	last := size - 1
-	if from == "" {
-		n, err := strconv.ParseUint(to, 10, 63)
-		if err != nil || n == 0 {
-			return 0, size, false
-		}
-		offset = max(0, size-int64(n))
-		return offset, size - offset, true
-	}
-	first, err := strconv.ParseUint(from, 10, 63)
-	if err != nil {
-		return 0, size, false
-	}
-	if to != "" {
-		n, err := strconv.ParseUint(to, 10, 63)
-		if err != nil || n < first {
-			return 0, size, false
-		}
-		last = min(last, int64(n))
-	}
-	offset = int64(first)
-	return offset, max(0, last-offset+1), true
-}
-
-type commitmentRequest struct {
-	Commitment calpe.Commitment `json:"commitment"`
-}
-
-type commitmentAnswer struct {
-	Index           uint64                 `json:"index"`
-	Commitment      calpe.Commitment       `json:"commitment"`
-	State           calpe.State            `json:"state"`
-	Acknowledgement *acknowledgementAnswer `json:"acknowledgement"`
-}
-
-func (s *Server) postCommitment(w http.ResponseWriter, r *http.Request) error {
-	owner, err := s.authenticate(r, ScopeCommitments)
-	if err != nil {
-		return err
-	}
-	key, err := idempotencyKey(r)
-	if err != nil {
-		return err
-	}
-	var request commitmentRequest
-	body := &pacedBody{
-		body:    http.MaxBytesReader(w, r.Body, maxSmallBody),
-		control: http.NewResponseController(w), now: s.cfg.Now, start: s.cfg.Now(), pace: s.cfg.Pace,
-	}
-	dec := json.NewDecoder(body)
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&request); err != nil {
-		if coded := clientError(err); calpe.ErrorCode(coded) != calpe.CodeInternal {
-			return coded
-		}
-		return calpe.Errorf(calpe.CodeInvalidRequest, "Send {\"commitment\": \"…\"} with 64 lower-case hexadecimal digits.")
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return calpe.Errorf(calpe.CodeInvalidRequest, "There is something behind the JSON object.")
-	}
-	recorded, err := s.cfg.Intake.Commit(r.Context(), intake.Commitments{
-		Commitments: []calpe.Commitment{request.Commitment}, Owner: owner, IdempotencyKey: key,
-	})
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Location", "/v1/entries/"+strconv.FormatUint(recorded.First, 10))
-	return writeJSON(w, http.StatusCreated, commitmentAnswer{
-		Index: recorded.First, Commitment: request.Commitment, State: calpe.Received,
-		Acknowledgement: acknowledged(recorded.Acknowledgement),
-	})
 }

@@ -81,27 +81,6 @@ func plainNumber(text string) (uint64, error) {
 	return n, err
 }
 
-type statusAnswer struct {
-	Next         uint64        `json:"next"`
-	Checkpointed uint64        `json:"checkpointed"`
-	Broadcast    uint64        `json:"broadcast"`
-	Confirmed    uint64        `json:"confirmed"`
-	Final        uint64        `json:"final"`
-	Network      calpe.Network `json:"network"`
-	Log          calpe.Hash    `json:"log"`
-}
-
-func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
-	m, err := s.cfg.Watermarks.Watermarks(r.Context())
-	if err != nil {
-		return unavailable("The state of the log can't be read at the moment.", err)
-	}
-	return writeJSON(w, http.StatusOK, statusAnswer{
-		Next: m.Next, Checkpointed: m.Checkpointed, Broadcast: m.Broadcast, Confirmed: m.Confirmed, Final: m.Final,
-		Network: s.cfg.Identity.Network, Log: s.cfg.Identity.Hash(),
-	})
-}
-
 // LogObjects reads the objects of the public log.
 type LogObjects interface {
 	// ReadLogObject gives the object, or [calpe.ErrNotFound]; one larger than

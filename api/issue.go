@@ -31,6 +31,11 @@ type Anchors interface {
 	AnchorFor(ctx context.Context, index uint64) (calpe.Anchor, error)
 	// AnchorOfSize gives the anchor of exactly that size, or [calpe.ErrNotFound].
 	AnchorOfSize(ctx context.Context, size uint64) (calpe.Anchor, error)
+	// ByTxID gives the anchor with that transaction id, or [calpe.ErrNotFound].
+	ByTxID(ctx context.Context, txid calpe.BlockHash) (calpe.Anchor, error)
+	// Before lists up to limit anchors, the newest first, from before that
+	// position in the block at that height.
+	Before(ctx context.Context, height, position uint32, limit int) ([]calpe.Anchor, error)
 }
 
 // Proofs reads the published log.

@@ -32,6 +32,8 @@ var answerOf = map[calpe.Code]struct {
 	calpe.CodeForbidden:           {http.StatusForbidden, "The token may not do this", 0},
 	calpe.CodeNotFound:            {http.StatusNotFound, "There is no such thing", 0},
 	calpe.CodeMethodNotAllowed:    {http.StatusMethodNotAllowed, "This resource doesn't have that method", 0},
+	calpe.CodeNotAcceptable:       {http.StatusNotAcceptable, "The answer can't be given in that media type", 0},
+	calpe.CodeRange:               {http.StatusRequestedRangeNotSatisfiable, "The range is behind the end", 0},
 	calpe.CodeUnsupportedMedia:    {http.StatusUnsupportedMediaType, "The media type isn't read here", 0},
 	calpe.CodeEmptyDocument:       {http.StatusBadRequest, "The document is empty", 0},
 	calpe.CodeTooLarge:            {http.StatusRequestEntityTooLarge, "The request is too large", 0},
@@ -68,12 +70,13 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		slog.String("code", string(p.Code)), slog.Any("error", err))
 
 	h := w.Header()
+	h.Del("ETag") // of what was asked for, which this isn't
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")
 	if p.Status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", `Bearer realm="calpe"`)
 	}
-	if a.retryAfter > 0 && h.Get("Retry-After") == "" { // the handler may know better
+	if a.retryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(a.retryAfter))
 	}
 	w.WriteHeader(p.Status)

@@ -7,18 +7,18 @@
 package api
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/intake"
@@ -46,6 +46,7 @@ type Dependency struct {
 // what stands in for them.
 type Config struct {
 	Intake           Intake
+	Catalog          Catalog
 	Tokens           Tokens
 	Entries          Entries
 	Anchors          Anchors
@@ -53,34 +54,32 @@ type Config struct {
 	Acknowledgements Acknowledgements
 	Agencies         Agencies
 	Watermarks       Watermarks
+	Treasury         Treasury
 	Objects          LogObjects
 	Identity         receipt.Identity
 	Ready            []Dependency
-	MaxDocument      int64 // bytes
-	Pace             Pace
-	// Finder is behind /v1/find; nil: there is no /v1/find. FindPerMinute is what one
-	// client network may ask of it (default 30), FindTotal what all may (default 600).
-	Finder        Finder
-	FindPerMinute int
-	FindTotal     int
-	// TrustedProxies are the reverse proxies whose X-Forwarded-For is believed.
-	TrustedProxies []netip.Prefix
-	Now            func() time.Time
-	Logger         *slog.Logger
+	MaxDocument      int64    // bytes
+	Pace             Pace     // defaults where it is zero
+	Streams          Streams  // defaults where it is zero
+	Schedule         Schedule // what is zero isn't spoken of
+	Now              func() time.Time
+	Logger           *slog.Logger
 }
 
 // Server answers HTTP requests. It is safe for concurrent use.
 type Server struct {
-	cfg     Config
-	log     *slog.Logger
-	issuer  issuer
-	finds   *quota
-	handler http.Handler
+	cfg      Config
+	log      *slog.Logger
+	issuer   issuer
+	follower *follower
+	bulk     chan struct{} // a place for each request with many commitments
+	routes   *chi.Mux
 }
 
 // New checks cfg and makes the handler.
 func New(cfg Config) (*Server, error) {
-	for _, part := range []any{cfg.Intake, cfg.Tokens, cfg.Entries, cfg.Anchors, cfg.Proofs, cfg.Acknowledgements, cfg.Agencies, cfg.Watermarks, cfg.Objects} {
+	for _, part := range []any{cfg.Intake, cfg.Catalog, cfg.Tokens, cfg.Entries, cfg.Anchors, cfg.Proofs,
+		cfg.Acknowledgements, cfg.Agencies, cfg.Watermarks, cfg.Treasury, cfg.Objects} {
 		if part == nil {
 			return nil, errors.New("api: a part of the server is missing in its Config")
 		}
@@ -88,65 +87,76 @@ func New(cfg Config) (*Server, error) {
 	if cfg.MaxDocument <= 0 {
 		return nil, errors.New("api: MaxDocument must be positive")
 	}
-	if cfg.FindPerMinute < 0 || cfg.FindTotal < 0 {
-		return nil, errors.New("api: FindPerMinute and FindTotal must be positive")
-	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	cfg.Pace = cfg.Pace.withDefaults()
+	cfg.Pace, cfg.Streams = cfg.Pace.withDefaults(), cfg.Streams.withDefaults()
 	if err := cfg.Identity.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, log: cfg.Logger}
+	s := &Server{cfg: cfg, log: cfg.Logger, bulk: make(chan struct{}, maxBulkAtOnce)}
+	s.follower = newFollower(cfg.Watermarks, cfg.Streams, cfg.Logger)
 	s.issuer = issuer{
 		entries: cfg.Entries, anchors: cfg.Anchors, proofs: cfg.Proofs, acks: cfg.Acknowledgements,
 		agencies: cfg.Agencies, identity: cfg.Identity,
 	}
-	s.finds = newQuota(cmp.Or(cfg.FindPerMinute, defaultFindPerMinute), cmp.Or(cfg.FindTotal, defaultFindTotal), cfg.Now)
-	s.handler = s.routes()
+	s.routes = s.route()
 	return s, nil
 }
 
 // ServeHTTP implements [http.Handler].
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.routes.ServeHTTP(w, r) }
 
-func (s *Server) routes() http.Handler {
+// route says what is where. Whatever has a GET has a HEAD.
+func (s *Server) route() *chi.Mux {
 	mux := chi.NewRouter()
-	mux.Use(s.recoverPanic, s.secureHeaders)
+	mux.Use(s.recoverPanic, s.secureHeaders, middleware.GetHead)
 	mux.NotFound(s.handle(func(http.ResponseWriter, *http.Request) error {
 		return calpe.Errorf(calpe.CodeNotFound, "There is nothing at this address.")
 	}))
 	mux.MethodNotAllowed(s.handle(func(w http.ResponseWriter, r *http.Request) error {
-		for _, method := range []string{http.MethodGet, http.MethodPost} {
-			if mux.Match(chi.NewRouteContext(), method, r.URL.Path) {
-				w.Header().Add("Allow", method)
-			}
-		}
+		w.Header().Set("Allow", allowed(mux, r.URL.Path))
 		return calpe.Errorf(calpe.CodeMethodNotAllowed, "This resource doesn't have that method.")
 	}))
 
 	mux.Get("/livez", s.handle(s.live))
 	mux.Get("/readyz", s.handle(s.ready))
 
+	mux.Get("/v1/documents", s.handle(s.getDocuments))
 	mux.Post("/v1/documents", s.handle(s.postDocument))
 	mux.Get("/v1/documents/{id}", s.handle(s.getDocument))
 	mux.Get("/v1/documents/{id}/receipt", s.handle(s.getReceipt))
 	mux.Get("/v1/documents/{id}/content", s.handle(s.getContent))
-	mux.Post("/v1/commitments", s.handle(s.postCommitment))
+	mux.Get("/v1/documents/{id}/events", s.handle(s.getDocumentEvents))
+	mux.Post("/v1/commitments", s.handle(s.postCommitments))
 	mux.Get("/v1/entries/{index}", s.handle(s.getEntry))
-	if s.cfg.Finder != nil {
-		mux.Get("/v1/find", s.handle(s.getFind))
-	}
+	mux.Get("/v1/entries/{index}/events", s.handle(s.getEntryEvents))
+	mux.Get("/v1/anchors", s.handle(s.getAnchors))
+	mux.Get("/v1/anchors/{txid}", s.handle(s.getAnchor))
 	mux.Get("/v1/identity", s.handle(s.getIdentity))
 	mux.Get("/v1/status", s.handle(s.getStatus))
 
 	mux.Get("/log/checkpoint", s.handle(s.getCheckpoint))
 	mux.Get("/log/tile/*", s.handle(s.getTile))
 	return mux
+}
+
+// allowed is the Allow header of a path (RFC 9110, 10.2.1).
+func allowed(mux *chi.Mux, path string) string {
+	var methods []string
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		if !mux.Match(chi.NewRouteContext(), method, path) {
+			continue
+		}
+		methods = append(methods, method)
+		if method == http.MethodGet {
+			methods = append(methods, http.MethodHead)
+		}
+	}
+	return strings.Join(methods, ", ")
 }
 
 // handlerFunc answers the request, or returns why it can't. It must not have

@@ -15,6 +15,7 @@ import (
 	"github.com/calpe/calpe/anchor"
 	"github.com/calpe/calpe/anchor/ledger"
 	"github.com/calpe/calpe/anchor/wallet"
+	"github.com/calpe/calpe/api"
 	"github.com/calpe/calpe/batch"
 )
 
@@ -73,7 +74,8 @@ type serveCommand struct {
 //
 // Shutdown, in this order, so that nothing that was accepted is dropped:
 //
-//  1. the listener closes; requests that run may finish, for the grace time;
+//  1. event streams end; the listener closes; requests that run may finish, for
+//     the grace time;
 //  2. intake takes no more, commits what it has, and answers its callers;
 //  3. the loops (sealing, anchoring, retention, sweep) are cancelled; each
 //     stops between two steps, and every step can be stopped anywhere (I8);
@@ -117,7 +119,7 @@ func (c *doctorCommand) Run(ctx context.Context, a *app) error {
 // run starts the parts, and ends them in the order that Run's comment gives.
 func (s *service) run(ctx context.Context, listener net.Listener, grace time.Duration) error {
 	server := &http.Server{
-		Handler:           s.handler,
+		Handler:           s.api,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
@@ -127,6 +129,9 @@ func (s *service) run(ctx context.Context, listener net.Listener, grace time.Dur
 	defer stopLoops()
 	g, failed := errgroup.WithContext(loops)
 	g.Go(func() error { return ignoreCancel(s.recorder.Run(failed)) })
+	streams, endStreams := context.WithCancel(failed)
+	defer endStreams()
+	g.Go(func() error { return s.api.Run(streams) })
 	g.Go(func() error { return s.lead(failed, "batch", s.sealer.Run) })
 	g.Go(func() error { return s.lead(failed, "anchor", s.engine.Run) })
 	g.Go(func() error { return ignoreCancel(s.retainer.Run(failed)) })
@@ -142,6 +147,7 @@ func (s *service) run(ctx context.Context, listener net.Listener, grace time.Dur
 		s.log.InfoContext(loops, "shutting down")
 	case <-failed.Done(): // a part can't go on; the others end as at a shutdown
 	}
+	endStreams()
 	limit, cancel := context.WithTimeout(loops, grace)
 	defer cancel()
 	if err := server.Shutdown(limit); err != nil {
@@ -203,4 +209,21 @@ func (s *service) Watermarks(ctx context.Context) (marks calpe.Watermarks, err e
 	marks.Checkpointed = head.Size
 	marks.Next, err = s.db.NextIndex(ctx)
 	return marks, err
+}
+
+// Outlook is what the live coin still pays for, and when it was last used. It is
+// read from the database: the engine may be another process's.
+func (s *service) Outlook(ctx context.Context) (o api.Outlook, err error) {
+	coin, err := s.db.Anchors().LiveCoin(ctx)
+	if err != nil && !errors.Is(err, calpe.ErrNotFound) { // without a coin no anchor is left
+		return api.Outlook{}, err
+	}
+	if err == nil {
+		o.AnchorsLeft = s.caps.AnchorsLeft(coin.Value, s.caps.FeeRate)
+	}
+	newest, err := s.db.Anchors().Attempts(ctx, 1)
+	if len(newest) > 0 {
+		o.LastAttempt = newest[0].Created
+	}
+	return o, err
 }

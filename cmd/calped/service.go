@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"slices"
 	"time"
 
@@ -35,7 +34,8 @@ type service struct {
 	engine   *anchor.Engine
 	retainer *intake.Retainer
 	sweeper  *intake.Sweeper
-	handler  http.Handler
+	caps     wallet.Caps
+	api      *api.Server
 }
 
 // open loads keys, connects, and wires the parts. It changes nothing anywhere.
@@ -150,6 +150,7 @@ func (s *service) openEngine(c *serveCommand) error {
 	if err != nil {
 		return err
 	}
+	s.caps = caps
 	key, err := s.app.loadWallet()
 	if err != nil {
 		return err
@@ -200,13 +201,17 @@ func (s *service) openIntake(c *serveCommand, published *batch.Log) error {
 	if err != nil {
 		return err
 	}
-	server, err := api.New(api.Config{
-		Intake: uploads, Tokens: s.db, Entries: s.db, Anchors: s.db.Anchors(), Proofs: published,
-		Acknowledgements: s.recorder, Agencies: s.db, Watermarks: s, Objects: s.objects, Identity: s.identity,
+	catalog, err := intake.NewCatalog(s.db, ring)
+	if err != nil {
+		return err
+	}
+	s.api, err = api.New(api.Config{
+		Intake: uploads, Catalog: catalog, Tokens: s.db, Entries: s.db, Anchors: s.db.Anchors(), Proofs: published,
+		Acknowledgements: s.recorder, Agencies: s.db, Watermarks: s, Treasury: s, Objects: s.objects, Identity: s.identity,
 		Ready: s.dependencies(), MaxDocument: c.MaxSize,
 		Pace: api.Pace{Idle: c.IdleTime, MinRate: c.MinRate, Total: c.MaxTime}, Now: s.app.now, Logger: s.log,
+		Schedule: api.Schedule{Seal: c.Sealing.Interval, Anchor: c.Anchoring.Interval, Target: c.Target, Depth: c.Depth},
 	})
-	s.handler = server
 	return err
 }
 

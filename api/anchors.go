@@ -1,0 +1,107 @@
+package api
+
+import (
+	"encoding/binary"
+	"errors"
+	"math"
+	"net/http"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/receipt"
+)
+
+// anchorSummary is an anchor in a list.
+type anchorSummary struct {
+	TxID          calpe.BlockHash `json:"txid"`
+	Size          uint64          `json:"size"`
+	Root          calpe.Hash      `json:"root"`
+	Block         calpe.BlockHash `json:"block"`
+	Height        uint32          `json:"height"`
+	Time          time.Time       `json:"time"` // of the block, as its miner states it
+	Confirmations uint32          `json:"confirmations"`
+	State         calpe.State     `json:"state"`
+}
+
+func summarize(a calpe.Anchor) anchorSummary {
+	state := calpe.Confirmed
+	if a.Final {
+		state = calpe.Final
+	}
+	return anchorSummary{
+		TxID: a.TxID, Size: a.Size, Root: a.Root, Block: a.Block, Height: a.Height,
+		Time: blockTime(a.Header), Confirmations: a.Depth, State: state,
+	}
+}
+
+// blockTime is the time field of a block header: seconds since 1970, at byte 68.
+func blockTime(header [calpe.HeaderSize]byte) time.Time {
+	return time.Unix(int64(binary.LittleEndian.Uint32(header[68:])), 0).UTC()
+}
+
+type anchorsAnswer struct {
+	Anchors []anchorSummary `json:"anchors"`
+	Next    string          `json:"next,omitempty"`
+}
+
+const anchorCursor = 'a'
+
+// getAnchors lists the anchors that are in blocks, the newest first.
+func (s *Server) getAnchors(w http.ResponseWriter, r *http.Request) error {
+	query := r.URL.Query()
+	if err := known(query, "limit", "cursor"); err != nil {
+		return err
+	}
+	p, err := readPage(query, anchorCursor, 8)
+	if err != nil {
+		return err
+	}
+	height, position := uint32(math.MaxUint32), uint32(math.MaxUint32)
+	if p.cursor != nil {
+		height, position = binary.BigEndian.Uint32(p.cursor), binary.BigEndian.Uint32(p.cursor[4:])
+	}
+	list, err := s.cfg.Anchors.Before(r.Context(), height, position, p.limit+1)
+	if err != nil {
+		return unavailable("The anchors can't be read at the moment.", err)
+	}
+	answer := anchorsAnswer{Anchors: make([]anchorSummary, 0, len(list))}
+	if len(list) > p.limit {
+		last := list[p.limit-1]
+		at := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, last.Height), last.Position)
+		answer.Next, list = nextPage(w, r, encodeCursor(anchorCursor, at)), list[:p.limit]
+	}
+	for _, a := range list {
+		answer.Anchors = append(answer.Anchors, summarize(a))
+	}
+	return writeJSON(w, http.StatusOK, answer)
+}
+
+type anchorAnswer struct {
+	anchorSummary
+	Checkpoint string          `json:"checkpoint"` // the signed note of that size
+	Anchor     *receipt.Anchor `json:"anchor"`     // as in a receipt
+}
+
+// getAnchor gives all that a verifier needs to get from a checkpoint to a block.
+func (s *Server) getAnchor(w http.ResponseWriter, r *http.Request) error {
+	txid, err := calpe.ParseBlockHash(chi.URLParam(r, "txid"))
+	if err != nil {
+		return calpe.Errorf(calpe.CodeInvalidRequest, "A transaction id has 64 lower-case hexadecimal digits.")
+	}
+	a, err := s.cfg.Anchors.ByTxID(r.Context(), txid)
+	if errors.Is(err, calpe.ErrNotFound) {
+		return calpe.Errorf(calpe.CodeNotFound, "No block holds an anchor with that transaction id.")
+	}
+	if err != nil {
+		return unavailable("The anchors can't be read at the moment.", err)
+	}
+	t, err := s.issuer.anchoredTree(r.Context(), a)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, anchorAnswer{
+		anchorSummary: summarize(a), Checkpoint: string(t.checkpoint.Note), Anchor: receipt.NewAnchor(s.cfg.Identity, a),
+	})
+}

@@ -1,0 +1,134 @@
+package api
+
+import (
+	"context"
+	"math"
+	"net/http"
+	"time"
+
+	"github.com/calpe/calpe"
+)
+
+// Schedule is how often the stages work, as configured. /v1/status reckons with
+// it; what is zero it doesn't speak of.
+type Schedule struct {
+	Seal   time.Duration // longest time an entry waits for its checkpoint
+	Anchor time.Duration // least time between two anchors
+	Target int           // blocks within which an anchor should be mined
+	Depth  uint32        // confirmations from which an anchor is final
+}
+
+// Outlook is what anchoring can still do.
+type Outlook struct {
+	AnchorsLeft int64     // that the funds pay for, each at the highest cost allowed
+	LastAttempt time.Time // when the newest anchor transaction was made; zero: there is none
+}
+
+// Treasury knows what anchoring can still do.
+type Treasury interface {
+	Outlook(ctx context.Context) (Outlook, error)
+}
+
+type statusAnswer struct {
+	Next         uint64         `json:"next"`
+	Checkpointed uint64         `json:"checkpointed"`
+	Broadcast    uint64         `json:"broadcast"`
+	Confirmed    uint64         `json:"confirmed"`
+	Final        uint64         `json:"final"`
+	Network      calpe.Network  `json:"network"`
+	Log          calpe.Hash     `json:"log"`
+	Time         time.Time      `json:"time"`
+	Expected     expected       `json:"expected"`
+	AnchorsLeft  int64          `json:"anchors_left"`
+	NewestAnchor *anchorSummary `json:"newest_anchor,omitempty"`
+}
+
+// expected is when each size will have reached what stands before it now, as
+// far as that can be reckoned. What has nothing to reach has no time.
+type expected struct {
+	Checkpointed *time.Time `json:"checkpointed,omitempty"`
+	Broadcast    *time.Time `json:"broadcast,omitempty"`
+	Confirmed    *time.Time `json:"confirmed,omitempty"`
+	Final        *time.Time `json:"final,omitempty"`
+}
+
+func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
+	m, err := s.cfg.Watermarks.Watermarks(r.Context())
+	if err != nil {
+		return unavailable("The state of the log can't be read at the moment.", err)
+	}
+	outlook, err := s.cfg.Treasury.Outlook(r.Context())
+	if err != nil {
+		return unavailable("The state of the funds can't be read at the moment.", err)
+	}
+	newest, err := s.cfg.Anchors.Before(r.Context(), math.MaxUint32, math.MaxUint32, 1)
+	if err != nil {
+		return unavailable("The anchors can't be read at the moment.", err)
+	}
+	now := s.cfg.Now().UTC().Truncate(time.Second)
+	answer := statusAnswer{
+		Next: m.Next, Checkpointed: m.Checkpointed, Broadcast: m.Broadcast, Confirmed: m.Confirmed, Final: m.Final,
+		Network: s.cfg.Identity.Network, Log: s.cfg.Identity.Hash(), Time: now, AnchorsLeft: outlook.AnchorsLeft,
+	}
+	f := forecast{schedule: s.cfg.Schedule, block: blockInterval(s.cfg.Identity.Network), now: now, last: outlook.LastAttempt}
+	if len(newest) > 0 {
+		summary := summarize(newest[0])
+		answer.NewestAnchor, f.depth = &summary, newest[0].Depth
+	}
+	answer.Expected = f.expect(m)
+	return writeJSON(w, http.StatusOK, answer)
+}
+
+// blockInterval is the mean time between two blocks; zero where they are made
+// when somebody wishes.
+func blockInterval(n calpe.Network) time.Duration {
+	if n == calpe.Regtest || n == calpe.Simnet {
+		return 0
+	}
+	return 10 * time.Minute
+}
+
+// forecast is what the expected times are reckoned from.
+type forecast struct {
+	schedule Schedule
+	block    time.Duration
+	now      time.Time
+	last     time.Time // when the newest anchor transaction was made
+	depth    uint32    // confirmations of the newest anchor
+}
+
+// expect gives a time for each size that has something to reach. A later stage
+// can't be earlier than the one that it waits for: the next anchor is made when
+// the checkpoint is there, and when no other is unconfirmed.
+func (f forecast) expect(m calpe.Watermarks) (e expected) {
+	soonest := f.now
+	if m.Checkpointed < m.Next && f.schedule.Seal > 0 {
+		e.Checkpointed = f.at(f.now.Add(f.schedule.Seal), soonest)
+		soonest = *e.Checkpointed
+	}
+	if m.Confirmed < m.Broadcast && f.block > 0 && f.schedule.Target > 0 {
+		e.Confirmed = f.at(f.last.Add(time.Duration(f.schedule.Target)*f.block), f.now.Add(f.block))
+	}
+	if m.Broadcast < m.Next && f.schedule.Anchor > 0 {
+		if e.Confirmed != nil {
+			soonest = later(soonest, *e.Confirmed)
+		}
+		e.Broadcast = f.at(f.last.Add(f.schedule.Anchor), soonest)
+	}
+	if m.Final < m.Confirmed && f.block > 0 && f.schedule.Depth > f.depth {
+		e.Final = f.at(f.now.Add(time.Duration(f.schedule.Depth-f.depth)*f.block), f.now)
+	}
+	return e
+}
+
+func (f forecast) at(t, soonest time.Time) *time.Time {
+	t = later(t, soonest).UTC().Truncate(time.Second)
+	return &t
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
