@@ -173,14 +173,7 @@ func (d *deployment) refuseStores() {
 
 	// Another history of the same size, signed by the log's own key: two
 	// processes of one log that didn't know of each other.
-	text, err := os.ReadFile(filepath.Join(d.env["CALPE_KEYS"], "checkpoint.key"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := statement.ParseKey(strings.TrimSpace(string(text)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := readKey(t, d.env["CALPE_KEYS"], "checkpoint.key")
 	path := batch.CheckpointPath(head.Size)
 	copied := d.readLogObject(path)
 	for _, forged := range []struct {
@@ -209,6 +202,26 @@ func (d *deployment) refuseStores() {
 	d.removeObject(d.env["CALPE_S3_DOCUMENTS_BUCKET"], fenceObject)
 	d.takesNothing("the fence is gone", "intake-stopped", "intake is halted")
 	d.writeObject(d.env["CALPE_S3_DOCUMENTS_BUCKET"], fenceObject, fence)
+}
+
+// readKey reads one of the service's signing keys.
+func readKey(t testing.TB, dir, name string) statement.Key {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := statement.ParseKey(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// verifierOf is the public part of such a key, as an identity lists it.
+func verifierOf(t testing.TB, dir, name string) []string {
+	t.Helper()
+	return []string{readKey(t, dir, name).Verifier()}
 }
 
 // fenceObject is where intake keeps the limit of its promises.
