@@ -34,6 +34,7 @@ type documentAnswer struct {
 	Size            int64                  `json:"size"`
 	Digest          calpe.Digest           `json:"digest"`
 	Created         time.Time              `json:"created"`
+	Code            calpe.FindCode         `json:"code,omitzero"`
 	CertifiedBy     string                 `json:"certified_by,omitempty"`
 	Acknowledgement *acknowledgementAnswer `json:"acknowledgement,omitempty"`
 }
@@ -80,7 +81,7 @@ func (s *Server) postDocument(w http.ResponseWriter, r *http.Request) error {
 func describe(d intake.Document, state calpe.State) documentAnswer {
 	answer := documentAnswer{
 		ID: d.ID, Index: d.Index, State: state, Name: d.Name, MediaType: d.MediaType, Size: d.Size,
-		Digest: d.Digest, Created: d.Created.UTC().Truncate(time.Second),
+		Digest: d.Digest, Created: d.Created.UTC().Truncate(time.Second), Code: d.Code,
 	}
 	if d.Certification != nil {
 		answer.CertifiedBy = d.Certification.Agency

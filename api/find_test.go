@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -35,11 +34,8 @@ var testCode = calpe.NewFindCode([18]byte{1, 2, 3})
 func newFindWorld(t *testing.T, edit ...func(*api.Config)) *findWorld {
 	t.Helper()
 	w := &findWorld{world: newWorld(t)}
-	cfg := api.Config{
-		Intake: w, Tokens: w, Entries: w, Anchors: w, Proofs: w, Acknowledgements: w, Agencies: w, Watermarks: w, Objects: w,
-		Finder: w, Identity: w.identity, MaxDocument: 1 << 20, Now: func() time.Time { return w.now },
-		Logger: slog.New(slog.NewTextHandler(w.logs, nil)),
-	}
+	cfg := w.config
+	cfg.Finder = w
 	for _, e := range edit {
 		e(&cfg)
 	}
@@ -212,11 +208,11 @@ func TestFindCanBeOff(t *testing.T) {
 	if got := a.code(t); got != string(calpe.CodeNotFound) || w.asked != 0 {
 		t.Errorf("code %s, asked %d times", got, w.asked)
 	}
-	for _, bad := range []api.Config{{MaxDocument: 1, FindPerMinute: -1}, {MaxDocument: 1, FindTotal: -1}} {
-		bad.Intake, bad.Tokens, bad.Entries, bad.Anchors, bad.Proofs, bad.Acknowledgements = w, w, w, w, w, w
-		bad.Agencies, bad.Watermarks, bad.Objects, bad.Identity = w, w, w, w.identity
+	for _, limits := range [][2]int{{-1, 0}, {0, -1}} {
+		bad := w.config
+		bad.FindPerMinute, bad.FindTotal = limits[0], limits[1]
 		if _, err := api.New(bad); err == nil {
-			t.Errorf("limits %d and %d accepted", bad.FindPerMinute, bad.FindTotal)
+			t.Errorf("limits %v accepted", limits)
 		}
 	}
 }

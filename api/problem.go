@@ -76,7 +76,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if p.Status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", `Bearer realm="calpe"`)
 	}
-	if a.retryAfter > 0 {
+	if a.retryAfter > 0 && h.Get("Retry-After") == "" { // the handler may know better
 		h.Set("Retry-After", strconv.Itoa(a.retryAfter))
 	}
 	w.WriteHeader(p.Status)

@@ -7,12 +7,14 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -62,8 +64,15 @@ type Config struct {
 	Pace             Pace     // defaults where it is zero
 	Streams          Streams  // defaults where it is zero
 	Schedule         Schedule // what is zero isn't spoken of
-	Now              func() time.Time
-	Logger           *slog.Logger
+	// Finder is behind /v1/find; nil: there is no /v1/find. FindPerMinute is what one
+	// client network may ask of it (default 30), FindTotal what all may (default 600).
+	Finder        Finder
+	FindPerMinute int
+	FindTotal     int
+	// TrustedProxies are the reverse proxies whose X-Forwarded-For is believed.
+	TrustedProxies []netip.Prefix
+	Now            func() time.Time
+	Logger         *slog.Logger
 }
 
 // Server answers HTTP requests. It is safe for concurrent use.
@@ -71,6 +80,7 @@ type Server struct {
 	cfg      Config
 	log      *slog.Logger
 	issuer   issuer
+	finds    *quota
 	follower *follower
 	bulk     chan struct{} // a place for each request with many commitments
 	routes   *chi.Mux
@@ -86,6 +96,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.MaxDocument <= 0 {
 		return nil, errors.New("api: MaxDocument must be positive")
+	}
+	if cfg.FindPerMinute < 0 || cfg.FindTotal < 0 {
+		return nil, errors.New("api: FindPerMinute and FindTotal must be positive")
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -103,6 +116,7 @@ func New(cfg Config) (*Server, error) {
 		entries: cfg.Entries, anchors: cfg.Anchors, proofs: cfg.Proofs, acks: cfg.Acknowledgements,
 		agencies: cfg.Agencies, identity: cfg.Identity,
 	}
+	s.finds = newQuota(cmp.Or(cfg.FindPerMinute, defaultFindPerMinute), cmp.Or(cfg.FindTotal, defaultFindTotal), cfg.Now)
 	s.routes = s.route()
 	return s, nil
 }
@@ -134,6 +148,9 @@ func (s *Server) route() *chi.Mux {
 	mux.Post("/v1/commitments", s.handle(s.postCommitments))
 	mux.Get("/v1/entries/{index}", s.handle(s.getEntry))
 	mux.Get("/v1/entries/{index}/events", s.handle(s.getEntryEvents))
+	if s.cfg.Finder != nil {
+		mux.Get("/v1/find", s.handle(s.getFind))
+	}
 	mux.Get("/v1/anchors", s.handle(s.getAnchors))
 	mux.Get("/v1/anchors/{txid}", s.handle(s.getAnchor))
 	mux.Get("/v1/identity", s.handle(s.getIdentity))
