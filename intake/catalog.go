@@ -148,6 +148,6 @@ func (c *Catalog) unseal(row calpe.Document, wrapped calpe.WrappedKey) (Document
 	}
 	return Document{
 		ID: row.ID, Index: row.Index, Owner: row.Owner, Name: fields.Name, MediaType: fields.MediaType, Digest: fields.Digest,
-		Salt: fields.Salt, Size: row.Object.PlainSize, Created: row.Created, RetainUntil: row.RetainUntil,
+		Salt: fields.Salt, Code: fields.Code, Size: row.Object.PlainSize, Created: row.Created, RetainUntil: row.RetainUntil,
 	}, nil
 }
