@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/calpe/calpe/deploy/devstack/internal/demo"
 	"github.com/calpe/calpe/deploy/devstack/internal/process"
+	"github.com/calpe/calpe/deploy/devstack/internal/tools"
 	"golang.org/x/sys/unix"
 )
 
@@ -50,12 +52,17 @@ func (c *demoCmd) Run(a *app) error {
 	defer remove()
 	err = demo.Run(ctx, demo.Config{
 		Dir: dir, Calped: c.Calped, Calpe: c.Calpe, DatabaseURL: c.DatabaseURL, PGBin: a.cli.PGBin, Cache: a.cache,
-		BigSize: c.BigSize, Keep: c.Keep, Tools: a.tools, Out: a.cfg.Stdout, Colour: colourful(a.cfg.Stdout), Now: time.Now,
+		BigSize: c.BigSize, Keep: c.Keep, Tools: a.builder, Out: a.cfg.Stdout, Colour: colourful(a.cfg.Stdout), Now: time.Now,
 	})
 	if errors.Is(err, demo.ErrFailed) { // it has said why
 		return exitCode(1)
 	}
 	return err
+}
+
+// builder logs to log what it builds.
+func (a *app) builder(log *slog.Logger) (*tools.Builder, error) {
+	return tools.New(tools.Config{GoMod: a.cfg.GoMod, GoSum: a.cfg.GoSum, CacheDir: a.cache, Log: log})
 }
 
 // untilEnded returns a context that ends when we are asked to end or the

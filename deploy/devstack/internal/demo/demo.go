@@ -31,7 +31,7 @@ type Config struct {
 	PGBin, Cache  string // see postgres.Config
 	BigSize       int64  // bytes of the big document
 	Keep          bool   // say where documents and receipts are
-	Tools         *tools.Builder
+	Tools         func(*slog.Logger) (*tools.Builder, error)
 	Out           io.Writer
 	Colour        bool
 	Now           func() time.Time
@@ -69,6 +69,7 @@ type demo struct {
 	p   *printer
 
 	docs  string // folder of documents and receipts
+	tools *tools.Builder
 	stack *stack.Stack
 	node  *bitcoin.Client
 	ours  party
@@ -171,12 +172,17 @@ func watch(ctx context.Context, failures []func() error, fail context.CancelCaus
 
 func (d *demo) startServers(ctx context.Context) error {
 	d.p.act("The servers", "Real ones, as a ministry would run them, with throw-away folders and free ports.")
-	err := d.step(ctx, "servers", stackTimeout, func(ctx context.Context) (_ string, err error) {
+	var err error
+	log := slog.New(handler{p: d.p})
+	if d.tools, err = d.cfg.Tools(log); err != nil {
+		return err
+	}
+	err = d.step(ctx, "servers", stackTimeout, func(ctx context.Context) (_ string, err error) {
 		d.stack, err = stack.Start(ctx, stack.Config{
 			Dir: d.cfg.Dir, DatabaseURL: d.cfg.DatabaseURL,
 			Postgres: postgres.Config{Durable: true, Binaries: d.cfg.PGBin, CacheDir: d.cfg.Cache},
 			Bitcoin:  &bitcoin.Config{Network: "regtest", Blocks: firstBlocks},
-			Tools:    d.cfg.Tools, Log: slog.New(handler{p: d.p}),
+			Tools:    d.tools, Log: log,
 		})
 		return "all three answer", err
 	})
@@ -191,7 +197,7 @@ func (d *demo) startServers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s3, err := d.cfg.Tools.Versitygw(ctx)
+	s3, err := d.tools.Versitygw(ctx)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/calpe/calpe/deploy/devstack/internal/demo"
 	"github.com/calpe/calpe/deploy/devstack/internal/dev/devtest"
+	"github.com/calpe/calpe/deploy/devstack/internal/tools"
 )
 
 const root = "../.."
@@ -23,7 +25,7 @@ func config(t *testing.T, calped, calpe string, out *bytes.Buffer) demo.Config {
 	builder, cache := devtest.Tools(t, root)
 	return demo.Config{
 		Dir: t.TempDir(), Calped: calped, Calpe: calpe, PGBin: os.Getenv("CALPE_PG_BIN"), Cache: cache,
-		BigSize: 20 << 20, Tools: builder, Out: out, Now: time.Now,
+		BigSize: 20 << 20, Tools: func(*slog.Logger) (*tools.Builder, error) { return builder, nil }, Out: out, Now: time.Now,
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -22,6 +23,8 @@ type printer struct {
 	now    func() time.Time
 	start  time.Time
 	acts   int
+
+	mu sync.Mutex // of line: the stack starts its servers side by side
 }
 
 const (
@@ -65,6 +68,8 @@ func (p *printer) step(name, detail string, took time.Duration) {
 func (p *printer) more(name, detail string) { p.line(strings.Repeat(" ", 15), name, detail) }
 
 func (p *printer) line(times, name, detail string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	detail = strings.ReplaceAll(detail, "\n", "\n"+strings.Repeat(" ", detailFrom))
 	fmt.Fprintf(p.w, "    %s  %s %s\n", times, p.paint(bold, fmt.Sprintf("%-*s", nameWidth, name)), detail)
 }
