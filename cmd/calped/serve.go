@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -62,12 +63,28 @@ type Keeping struct {
 	OrphanAge  time.Duration `help:"Age at which an object that no document names is deleted; above the longest upload." env:"ORPHAN_AGE" default:"24h"`
 }
 
+// Finding says how often anybody, without a token, may look for a document by its
+// digest or code.
+type Finding struct {
+	PerMinute int `help:"Look-ups at /v1/find in a minute by each client network (an IPv4 /24, an IPv6 /64). 0: there is no /v1/find." env:"PER_MINUTE" default:"30"`
+	Total     int `help:"Look-ups in a minute by everybody together." env:"TOTAL" default:"600"`
+}
+
+func (f Finding) check() error {
+	if f.PerMinute < 0 || f.Total < 1 {
+		return fmt.Errorf("limits on finding: %d a minute by each network and %d by all; give 0 or more, and 1 or more", f.PerMinute, f.Total)
+	}
+	return nil
+}
+
 type serveCommand struct {
-	Listen        string        `help:"Address to listen on. TLS is the reverse proxy's." env:"CALPE_LISTEN" default:"127.0.0.1:8420"`
-	ShutdownGrace time.Duration `help:"How long running requests may take to finish at shutdown." env:"CALPE_SHUTDOWN_GRACE" default:"30s"`
-	Anchoring     `embed:"" prefix:"anchor-" envprefix:"CALPE_ANCHOR_" group:"Anchoring"`
-	Sealing       `embed:"" prefix:"seal-" envprefix:"CALPE_SEAL_" group:"Sealing"`
-	Keeping       `embed:"" prefix:"document-" envprefix:"CALPE_DOCUMENT_" group:"Documents"`
+	Listen         string         `help:"Address to listen on. TLS is the reverse proxy's." env:"CALPE_LISTEN" default:"127.0.0.1:8420"`
+	TrustedProxies []netip.Prefix `help:"Networks of the reverse proxies, whose X-Forwarded-For says who asks; limits by address count on it." env:"CALPE_TRUSTED_PROXIES" default:"127.0.0.0/8,::1/128"`
+	ShutdownGrace  time.Duration  `help:"How long running requests may take to finish at shutdown." env:"CALPE_SHUTDOWN_GRACE" default:"30s"`
+	Anchoring      `embed:"" prefix:"anchor-" envprefix:"CALPE_ANCHOR_" group:"Anchoring"`
+	Sealing        `embed:"" prefix:"seal-" envprefix:"CALPE_SEAL_" group:"Sealing"`
+	Keeping        `embed:"" prefix:"document-" envprefix:"CALPE_DOCUMENT_" group:"Documents"`
+	Finding        `embed:"" prefix:"find-" envprefix:"CALPE_FIND_" group:"Finding"`
 }
 
 // Run serves until ctx is done, or until a part fails that can't go on.

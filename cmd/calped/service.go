@@ -205,14 +205,30 @@ func (s *service) openIntake(c *serveCommand, published *batch.Log) error {
 	if err != nil {
 		return err
 	}
+	finder, err := c.finder(s.db, ring)
+	if err != nil {
+		return err
+	}
 	s.api, err = api.New(api.Config{
 		Intake: uploads, Catalog: catalog, Tokens: s.db, Entries: s.db, Anchors: s.db.Anchors(), Proofs: published,
 		Acknowledgements: s.recorder, Agencies: s.db, Watermarks: s, Treasury: s, Objects: s.objects, Identity: s.identity,
 		Ready: s.dependencies(), MaxDocument: c.MaxSize,
+		Finder: finder, FindPerMinute: c.Finding.PerMinute, FindTotal: c.Finding.Total, TrustedProxies: c.TrustedProxies,
 		Pace: api.Pace{Idle: c.IdleTime, MinRate: c.MinRate, Total: c.MaxTime}, Now: s.app.now, Logger: s.log,
 		Schedule: api.Schedule{Seal: c.Sealing.Interval, Anchor: c.Anchoring.Interval, Target: c.Target, Depth: c.Depth},
 	})
 	return err
+}
+
+// finder is behind /v1/find; nil if nobody may find anything.
+func (f Finding) finder(rows intake.FoundRows, keys intake.Tagger) (api.Finder, error) {
+	if err := f.check(); err != nil {
+		return nil, err
+	}
+	if f.PerMinute == 0 {
+		return nil, nil
+	}
+	return intake.NewFinder(intake.FinderConfig{Rows: rows, Keys: keys})
 }
 
 // check refuses to serve on servers that can't keep Calpe's promises, or whose
