@@ -36,6 +36,7 @@ var mayImport = map[string][]string{
 	"storage/s3":       {"", "internal/commitpoint"},
 
 	"intake": {"", "merkle", "receipt", "receipt/...", "internal/commitpoint", "storage/keyring"},
+	"audit":  {"", "merkle", "receipt"},
 	"batch":  {"", "merkle", "receipt", "receipt/...", "internal/commitpoint"},
 	"api":    {"", "intake", "batch", "anchor", "anchor/ledger", "merkle", "receipt", "receipt/..."},
 

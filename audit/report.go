@@ -1,0 +1,109 @@
+package audit
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/receipt"
+)
+
+// Reason is a stable, machine-readable name of why a log doesn't pass. The set is
+// closed.
+type Reason string
+
+// The reasons.
+const (
+	// Refuted.
+	ReasonMalformed Reason = "malformed-checkpoint" // what should be the checkpoint isn't one, or is another log's
+	ReasonSignature Reason = "checkpoint-signature" // no checkpoint key of the pinned identity signed it
+	ReasonSplitView Reason = "split-view"           // two signed checkpoints contradict each other
+	ReasonIdentity  Reason = "identity-entry"       // entry 0 isn't that of the pinned identity
+	ReasonBundle    Reason = "entry-bundle"         // malformed, indices not dense, or not the entries that the tile has the hashes of
+	ReasonTile      Reason = "tile"                 // malformed, or not the hashes of what is below it
+	ReasonRoot      Reason = "root"                 // entries or tiles don't lead to the checkpoint's root
+
+	// Not yet.
+	ReasonNoCheckpoint Reason = "no-checkpoint"
+	ReasonOlder        Reason = "older-checkpoint" // than one that was seen before, and consistent with it
+)
+
+// Tree is the size and root of a log.
+type Tree struct {
+	Size uint64     `json:"size"`
+	Root calpe.Hash `json:"root"`
+}
+
+// Checked counts what a run has read and checked, beyond what earlier runs had.
+type Checked struct {
+	Entries uint64 `json:"entries"`
+	Void    uint64 `json:"void"` // of the entries; see docs/formats.md, "Void entries"
+	Bundles uint64 `json:"bundles"`
+	Tiles   uint64 `json:"tiles"`
+}
+
+// Report is what a run found.
+type Report struct {
+	Status receipt.Status `json:"status"` // holds, refuted or not-yet
+	Reason Reason         `json:"reason,omitempty"`
+	Text   string         `json:"text"` // a sentence for people
+
+	Log        calpe.Hash `json:"log"` // hash of the pinned identity
+	Origin     string     `json:"origin"`
+	Checkpoint *Tree      `json:"checkpoint,omitempty"` // as the log shows it now
+	Previous   *Tree      `json:"previous,omitempty"`   // the newest that an earlier run found to hold
+	Checked    Checked    `json:"checked"`
+	// Evidence is, with a split view, the two notes that the log signed.
+	Evidence []string `json:"evidence,omitempty"`
+}
+
+// WriteText writes the report in plain words.
+func (r Report) WriteText(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "log         %s (%v)\n", r.Origin, r.Log)
+	if r.Checkpoint != nil {
+		fmt.Fprintf(&b, "checkpoint  %d entries, root %v\n", r.Checkpoint.Size, r.Checkpoint.Root)
+	}
+	if r.Previous != nil {
+		fmt.Fprintf(&b, "before      %d entries, root %v\n", r.Previous.Size, r.Previous.Root)
+	}
+	fmt.Fprintf(&b, "checked     %d new entries (%d of them void) in %d bundles, %d tiles\n",
+		r.Checked.Entries, r.Checked.Void, r.Checked.Bundles, r.Checked.Tiles)
+	words := map[receipt.Status]string{receipt.Holds: "HOLDS", receipt.NotYet: "NOT YET", receipt.Refuted: "REFUTED"}
+	fmt.Fprintf(&b, "Answer: %s: %s\n", words[r.Status], r.Text)
+	for _, note := range r.Evidence {
+		fmt.Fprintf(&b, "\nEvidence, signed by the log:\n%s", note)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// holds is the sentence for a log that passes.
+func (r *run) holds() string {
+	p := r.report.Previous
+	switch {
+	case p != nil && p.Size == r.report.Checkpoint.Size:
+		return fmt.Sprintf("the log has the same %d entries as before", p.Size)
+	case p != nil:
+		return fmt.Sprintf("the log has grown from %d to %d entries, and everything in it is as it was", p.Size, r.report.Checkpoint.Size)
+	}
+	return fmt.Sprintf("all %d entries are in the log that the checkpoint signs; nothing was kept from before to compare it with", r.report.Checkpoint.Size)
+}
+
+// finding is a verdict on its way up.
+type finding struct {
+	status receipt.Status
+	reason Reason
+	text   string
+}
+
+func (f *finding) Error() string { return fmt.Sprintf("%s: %s", f.reason, f.text) }
+
+func refuted(reason Reason, format string, args ...any) error {
+	return &finding{receipt.Refuted, reason, fmt.Sprintf(format, args...)}
+}
+
+func notYet(reason Reason, format string, args ...any) error {
+	return &finding{receipt.NotYet, reason, fmt.Sprintf(format, args...)}
+}
