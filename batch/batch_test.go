@@ -423,6 +423,28 @@ func TestOtherNote(t *testing.T) {
 	w.check(t)
 }
 
+// TestOtherRoot: meanwhile somebody has signed another root for the same size.
+func TestOtherRoot(t *testing.T) {
+	w := newWorld(t)
+	w.grow(10)
+	note, err := w.log.Sign(11, calpe.Hash{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := w.sealer(t, new(batchtest.Faults), func(c *batch.SealerConfig) {
+		c.Sign = func(size uint64, root calpe.Hash) ([]byte, error) {
+			w.storage.Set(batch.CheckpointPath(11), note)
+			return w.log.Sign(size, root)
+		}
+	})
+	if _, err := s.Seal(t.Context(), w.state.TakeLead()); !errors.Is(err, batch.ErrForked) {
+		t.Fatalf("got %v", err)
+	}
+	if n := len(w.state.CheckpointRows()); n != 0 {
+		t.Errorf("%d rows", n)
+	}
+}
+
 func TestRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

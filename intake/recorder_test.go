@@ -105,6 +105,53 @@ func TestAcknowledgement(t *testing.T) {
 	})
 }
 
+// TestBulkBetweenOthers: whatever waits beside it, a bulk request is alone.
+func TestBulkBetweenOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		started, goOn := make(chan struct{}), make(chan struct{})
+		p := w.start(t, new(batchtest.Faults), func(c *intake.RecorderConfig) {
+			c.Committers = 1
+			c.Groups = slow{c.Groups.(batchtest.Database), started, goOn}
+		})
+		var wg sync.WaitGroup
+		wg.Go(func() { p.mustSubmit(t, 1) })
+		<-started
+		for _, n := range []int{1, 1, 5, 1} {
+			wg.Go(func() {
+				commitments := make([]calpe.Commitment, n)
+				for i := range commitments {
+					commitments[i] = batchtest.Commitment(uint64(100*n + i))
+				}
+				if _, err := p.Record(t.Context(), calpe.Submission{Commitments: commitments}); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait() // keeps the order
+		}
+		close(goOn)
+		wg.Wait()
+		var got []int
+		for _, g := range w.state.Groups()[2:] {
+			got = append(got, len(g.Commitments))
+		}
+		if want := []int{2, 5, 1}; !slices.Equal(got, want) {
+			t.Errorf("groups of %v, want %v", got, want)
+		}
+	})
+}
+
+// TestFenceWrittenWithoutAnswer: the fence was replaced, and the answer lost. That
+// is seen at once, not after a pause.
+func TestFenceWrittenWithoutAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.start(t, batchtest.At(1, batchtest.Applied))
+		p.wantState(t, intake.StateOpen)
+		w.check(t)
+	})
+}
+
 func TestRefusedSubmissions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -237,13 +284,15 @@ func TestUnknownOutcome(t *testing.T) {
 		name    string
 		fault   batchtest.Fault
 		restart bool
-		back    bool // the commit is lost with the server
+		back    uint64 // unless 0: the size that the database goes back to
 	}{
-		{"committed", batchtest.Applied, false, false},
-		{"not committed", batchtest.Vanished, false, false},
-		{"committed, server restarted", batchtest.Applied, true, false},
-		{"not committed, server restarted", batchtest.Vanished, true, false},
-		{"committed and lost", batchtest.Applied, true, true},
+		{"committed", batchtest.Applied, false, 0},
+		{"not committed", batchtest.Vanished, false, 0},
+		{"committed, server restarted", batchtest.Applied, true, 0},
+		{"not committed, server restarted", batchtest.Vanished, true, 0},
+		{"committed and lost", batchtest.Applied, true, 3},
+		{"committed and lost with another", batchtest.Applied, true, 2},
+		{"committed and lost with another, on the same instance", batchtest.Applied, false, 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -254,8 +303,8 @@ func TestUnknownOutcome(t *testing.T) {
 						if !errors.Is(err, calpe.ErrUnknownOutcome) {
 							return
 						}
-						if tt.back {
-							w.state.GoBack(3)
+						if tt.back > 0 {
+							w.state.GoBack(tt.back)
 						}
 						if tt.restart {
 							w.state.Restart()
@@ -267,7 +316,7 @@ func TestUnknownOutcome(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if committed := tt.fault == batchtest.Applied && !tt.back; committed && r.First != 3 {
+				if committed := tt.fault == batchtest.Applied && tt.back == 0; committed && r.First != 3 {
 					t.Errorf("committed as entry 3, answered %d", r.First)
 				}
 				p.wantState(t, intake.StateOpen)

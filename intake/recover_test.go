@@ -2,6 +2,7 @@ package intake_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -385,6 +386,104 @@ func TestOperatorMakesFence(t *testing.T) {
 		p.mustSubmit(t, 1)
 		w.check(t)
 	})
+}
+
+// racing lets somebody else replace the fence just before the first write of it.
+type racing struct {
+	batchtest.Objects
+	once  *sync.Once
+	first func()
+}
+
+func (r racing) ReplaceFence(ctx context.Context, data []byte, etag string) (string, error) {
+	r.once.Do(r.first)
+	return r.Objects.ReplaceFence(ctx, data, etag)
+}
+
+// TestFenceRaisedDuringRecovery: a server that still was on the old instance has
+// raised the limit after the void entries were written. What it may have handed
+// out under the new limit is voided too.
+func TestFenceRaisedDuringRecovery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := before(t, true)
+		w.state.Restart()
+		old := parsed(t, w)
+		raised := old
+		raised.Limit += 300
+		p := w.start(t, new(batchtest.Faults), func(c *intake.RecorderConfig) {
+			c.Fence = racing{c.Fence.(batchtest.Objects), new(sync.Once), func() { w.storage.SetFence(encoded(t, raised)) }}
+		})
+		time.Sleep(2 * time.Second)
+		p.wantState(t, intake.StateOpen)
+		if r, err := p.submit(t); err != nil || r.First < raised.Limit {
+			t.Errorf("index %d below the limit %d of the other server, %v", r.First, raised.Limit, err)
+		}
+		w.check(t)
+	})
+}
+
+func encoded(t *testing.T, f intake.Fence) []byte {
+	t.Helper()
+	data, err := json.Marshal(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// TestFenceMovedAway: another server has recovered on another instance, which
+// this one can't see: it is still connected to the former primary. It must not
+// hand out what lies under the other's limit.
+func TestFenceMovedAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.start(t, new(batchtest.Faults))
+		p.mustSubmit(t, 3)
+		moved := parsed(t, w)
+		moved.Limit, moved.Epoch = moved.Limit+1000, moved.Epoch+1
+		moved.Instance.Timeline++
+		w.storage.SetFence(encoded(t, moved))
+		for range 400 {
+			r, err := p.submit(t)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.First > 257 && r.First < moved.Limit {
+				t.Fatalf("index %d was handed out under the limit %d of the other server", r.First, moved.Limit)
+			}
+		}
+		w.check(t)
+		if f := parsed(t, w); f.Epoch != moved.Epoch+1 {
+			t.Errorf("epoch %d", f.Epoch)
+		}
+	})
+}
+
+// TestLogIsFull: the largest size that a payload can state is the end.
+func TestLogIsFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.start(t, new(batchtest.Faults))
+		p.mustSubmit(t, 1)
+		full := parsed(t, w)
+		p.kill()
+		full.Limit = calpe.MaxLogSize
+		w.storage.SetFence(encoded(t, full))
+		p = w.start(t, new(batchtest.Faults), func(c *intake.RecorderConfig) {
+			c.Groups = atLimit{c.Groups.(batchtest.Database)}
+		})
+		if _, err := p.submit(t); code(err) != calpe.CodeIntakeStopped || !errors.Is(err, intake.ErrFull) {
+			t.Errorf("got %v", err)
+		}
+		p.wantState(t, intake.StateHalted)
+	})
+}
+
+// atLimit is a log of 2^40 - 1 entries.
+type atLimit struct{ batchtest.Database }
+
+func (atLimit) CommitGroup(context.Context, calpe.Group) (calpe.GroupResult, error) {
+	return calpe.GroupResult{}, calpe.ErrFence
 }
 
 // TestIdleServerNotices: nothing is submitted, and the database is put back.

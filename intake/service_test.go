@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -160,9 +161,9 @@ type desk struct {
 	cfg    intake.ServiceConfig
 }
 
-func newDesk(t *testing.T, w *world, faults *batchtest.Faults) *desk {
+func newDesk(t *testing.T, w *world, faults *batchtest.Faults, edit ...func(*intake.RecorderConfig)) *desk {
 	t.Helper()
-	d := &desk{process: w.start(t, faults), bucket: newBucket(), agency: batchtest.Key(t, "town-hall")}
+	d := &desk{process: w.start(t, faults, edit...), bucket: newBucket(), agency: batchtest.Key(t, "town-hall")}
 	path := t.TempDir() + "/keyring"
 	if err := keyring.Create(path, time.Now()); err != nil {
 		t.Fatal(err)
@@ -540,6 +541,31 @@ func TestClientGone(t *testing.T) {
 		if _, err := d.Upload(ctx, u); err == nil {
 			t.Fatal("stored after the context had ended")
 		}
+		d.checkObjects(t)
+		w.check(t)
+	})
+}
+
+// TestClientGoneDuringCommit: everything has arrived, so it is recorded.
+func TestClientGoneDuringCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		var hangUp atomic.Pointer[context.CancelFunc]
+		d := newDesk(t, w, new(batchtest.Faults), func(c *intake.RecorderConfig) {
+			c.Groups = spoiling{c.Groups.(batchtest.Database), func(error) {
+				if cancel := hangUp.Load(); cancel != nil {
+					(*cancel)()
+					time.Sleep(time.Second) // the answer comes later than the end of the context
+				}
+			}}
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		hangUp.Store(&cancel)
+		got, err := d.Upload(ctx, upload("hello"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.verify(t, got, "hello")
 		d.checkObjects(t)
 		w.check(t)
 	})
