@@ -29,6 +29,7 @@ type receiptFile struct {
 	r     receipt.Receipt
 	state calpe.State // as of the last look; 0: never looked
 	id    receipt.Identity
+	code  string // by which the document is found, if the service has just said it
 }
 
 // follow brings the file up to date, and waits for the state that is asked for.
@@ -118,7 +119,11 @@ func (f *receiptFile) report(a *app, name string) error {
 	if anchor := f.r.Anchor; anchor != nil {
 		block = fmt.Sprintf(", in block %d of %s", anchor.Height, anchor.Network)
 	}
-	_, err := fmt.Fprintf(a.Stdout, "%s: entry %d, %s%s; receipt: %s\n", shown(name), f.r.Index, stateName(f.state), block, shown(f.path))
+	code := ""
+	if f.code != "" {
+		code = "; code: " + clean(clip(f.code))
+	}
+	_, err := fmt.Fprintf(a.Stdout, "%s: entry %d, %s%s; receipt: %s%s\n", shown(name), f.r.Index, stateName(f.state), block, shown(f.path), code)
 	return err
 }
 

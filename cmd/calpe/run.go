@@ -79,8 +79,10 @@ type cli struct {
 	Stamp    stampCommand    `cmd:"" help:"Notarize files by hash only: neither they nor their hash leave this machine. Writes FILE.receipt.json."`
 	Receipt  receiptCommand  `cmd:"" help:"Bring a receipt up to date with what the log has proved since."`
 	Verify   verifyCommand   `cmd:"" help:"Verify a receipt. Never asks the service."`
+	Find     findCommand     `cmd:"" help:"Ask a service about a document, or the code of one, without a receipt."`
 	Headers  headersCommand  `cmd:"" help:"Fetch Bitcoin's block headers from a node into a file, for verify."`
 	Identity identityCommand `cmd:"" help:"Print the identity of a service's log, to be pinned."`
+	Audit    auditCommand    `cmd:"" help:"Mirror the public log of a service, and check all of it."`
 	Certify  certifyCommand  `cmd:"" help:"For agencies: sign a certification of a document."`
 	Keygen   keygenCommand   `cmd:"" help:"For agencies: make the key that signs certifications."`
 }

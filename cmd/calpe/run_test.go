@@ -19,7 +19,7 @@ func TestHelp(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
 	r := h.expect(exitOK, []string{"--help"}, "Exit codes: 0 done", "3 not anchored yet")
-	for _, command := range []string{"upload", "stamp", "receipt", "verify", "headers", "identity", "certify", "keygen"} {
+	for _, command := range []string{"upload", "stamp", "receipt", "verify", "find", "headers", "identity", "certify", "keygen"} {
 		if !strings.Contains(r.out, "\n  "+command+" ") {
 			t.Errorf("--help doesn't list %s", command)
 		}

@@ -63,6 +63,7 @@ type fakeDocument struct {
 	index           uint64
 	certification   *statement.Signed
 	certSalt        calpe.Salt
+	code            calpe.FindCode
 }
 
 type fakeAgency struct {
@@ -304,6 +305,8 @@ func (s *fakeService) serve(w http.ResponseWriter, r *http.Request) {
 	switch parts := strings.Split(path, "/"); {
 	case path == "identity":
 		_, _ = w.Write(s.id.Canonical())
+	case path == "find":
+		s.getFind(w, r)
 	case path == "documents" && r.Method == http.MethodPost:
 		s.postDocument(w, r, body)
 	case path == "commitments" && r.Method == http.MethodPost:
@@ -369,6 +372,9 @@ func (s *fakeService) postDocument(w http.ResponseWriter, r *http.Request, body 
 		var id calpe.DocumentID
 		_, _ = rand.Read(id[:])
 		id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80
+		var random [18]byte
+		_, _ = rand.Read(random[:])
+		doc.code = calpe.NewFindCode(random)
 		a = fakeAnswer{fingerprint, doc.index, id.String()}
 		s.docs[a.document] = doc
 		if key := r.Header.Get("Idempotency-Key"); key != "" {
@@ -376,7 +382,7 @@ func (s *fakeService) postDocument(w http.ResponseWriter, r *http.Request, body 
 		}
 	}
 	answerJSON(w, http.StatusCreated, map[string]any{"id": a.document, "index": a.index, "state": s.state(a.index), "name": doc.name,
-		"media_type": doc.mediaType, "size": doc.size, "digest": doc.digest, "created": "2026-11-21T09:30:00Z", "acknowledgement": s.promise(a.index)})
+		"media_type": doc.mediaType, "size": doc.size, "digest": doc.digest, "created": "2026-11-21T09:30:00Z", "code": s.docs[a.document].code, "acknowledgement": s.promise(a.index)})
 }
 
 func (s *fakeService) certifies(c statement.Signed, digest calpe.Digest) bool {

@@ -122,6 +122,7 @@ type uploadAnswer struct {
 	ID              calpe.DocumentID `json:"id"`
 	Index           uint64           `json:"index"`
 	State           calpe.State      `json:"state"`
+	Code            string           `json:"code"` // for people, who give it back as --code
 	Size            int64            `json:"size"`
 	Digest          calpe.Digest     `json:"digest"`
 	Acknowledgement *receipt.Promise `json:"acknowledgement"`
@@ -157,7 +158,7 @@ func (u uploader) upload(ctx context.Context, path string) (*receiptFile, error)
 	if file.r, err = u.fetchReceipt(ctx, doc, answer); err != nil {
 		return nil, err
 	}
-	file.state = answer.State
+	file.state, file.code = answer.State, answer.Code
 	if err := writeReceipt(file.path, file.r); err != nil {
 		return nil, err
 	}
