@@ -157,15 +157,22 @@ func (r Report) MarshalJSON() ([]byte, error) {
 		r.Origin, r.Block, r.Promise, r.Certification})
 }
 
-// WriteText writes the report in plain words, a line for each verdict.
+// WriteText writes the report in plain words, a line for each verdict. What
+// refutes several of them is told once.
 func (r Report) WriteText(w io.Writer) error {
 	var b strings.Builder
+	told := ""
 	for _, v := range []struct {
 		question string
 		verdict  Verdict
 	}{{"Existed", r.Existed}, {"In the log", r.InLog}, {"Certified", r.Certified}} {
-		answer := strings.ToUpper(strings.ReplaceAll(string(v.verdict.Status), "-", " "))
-		fmt.Fprintf(&b, "%-10s  %-9s  %s\n", v.question, answer, v.verdict.Text)
+		answer, text := strings.ToUpper(strings.ReplaceAll(string(v.verdict.Status), "-", " ")), v.verdict.Text
+		if v.verdict.Status == Refuted && text == told {
+			text = "For the same reason."
+		} else {
+			told = text
+		}
+		fmt.Fprintf(&b, "%-10s  %-9s  %s\n", v.question, answer, text)
 	}
 	if r.TestNetwork() {
 		fmt.Fprintf(&b, "TEST NETWORK %s: no evidential value. Anybody can make such a block.\n", r.Block.Network)

@@ -186,3 +186,14 @@ func TestMalformedReport(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+// A reason that refutes every verdict is told once, or people read it three times.
+func TestWriteTextTellsAReasonOnce(t *testing.T) {
+	var text strings.Builder
+	if err := Malformed(errors.New("it is a shopping list")).WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Count(text.String(), "shopping list") != 1 || strings.Count(text.String(), "For the same reason.") != 2 {
+		t.Errorf("text:\n%s", text.String())
+	}
+}
