@@ -25,6 +25,7 @@ var mayImport = map[string][]string{
 	"receipt/headers":   {""},
 	"receipt/statement": {""},
 	"receipt":           {"", "merkle", "receipt/headers", "receipt/statement"},
+	"receipt/ots":       {"", "merkle", "receipt", "receipt/headers"},
 
 	"anchor/ledger":  {""},
 	"anchor/bitcoin": {"", "anchor/ledger"},
@@ -41,7 +42,7 @@ var mayImport = map[string][]string{
 	"api":    {"", "intake", "batch", "anchor", "anchor/ledger", "merkle", "receipt", "receipt/..."},
 
 	// The citizen's tool: what it may not reach, directly or not, is below.
-	"cmd/calpe":  {"", "merkle", "receipt", "receipt/...", "anchor/bitcoin"},
+	"cmd/calpe":  {"", "merkle", "receipt", "receipt/...", "anchor/bitcoin", "audit"},
 	"cmd/calped": {"..."},
 }
 

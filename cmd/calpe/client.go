@@ -104,6 +104,7 @@ func (c connection) open(a *app, token string) (*service, error) {
 		TLSHandshakeTimeout:    15 * time.Second,
 		ExpectContinueTimeout:  3 * time.Second,
 		IdleConnTimeout:        30 * time.Second,
+		MaxIdleConnsPerHost:    auditReaders,
 		MaxResponseHeaderBytes: 64 << 10,
 		ForceAttemptHTTP2:      true,
 	}
@@ -251,7 +252,9 @@ func (s *service) request(ctx context.Context, c call, moved func()) (*http.Requ
 		req.Header = c.header.Clone()
 	}
 	req.Header.Set("User-Agent", "calpe")
-	req.Header.Set("Accept", "application/json")
+	if req.Header.Get("Accept") == "" {
+		req.Header.Set("Accept", "application/json")
+	}
 	if s.token != "" {
 		req.Header.Set("Authorization", "Bearer "+s.token)
 	}

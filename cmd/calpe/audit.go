@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/calpe/calpe/audit"
+	"github.com/calpe/calpe/receipt"
+)
+
+type auditCommand struct {
+	connection
+	pinning
+	Log  string `help:"The public log alone, instead of --server: address of its bucket or CDN, or a folder, such as the mirror of another audit." placeholder:"URL|DIR"`
+	Dir  string `help:"Folder of the mirror: what was seen is compared with the next time, and only what is new is read. It is made if it isn't there." placeholder:"DIR"`
+	JSON bool   `name:"json" help:"Print the report as JSON."`
+}
+
+func (auditCommand) Help() string {
+	return `Reads the public log of a service as anybody can, and checks all of it: the signature of the checkpoint, every entry, every tile up to the root, and that the log begins with what it was the last time (--dir). Whoever runs this from time to time would see it if the log showed different histories to different people; a receipt alone can't tell.
+
+It takes the pinned identity of the log (--identity). The mirror in --dir has the layout of the log (C2SP tlog-tiles), 74 bytes an entry; an interrupted run is gone on with. If two signed checkpoints contradict each other, they are printed and kept in its folder conflicts: they prove it to everybody.
+
+Exit codes: 0 everything holds; 1 something is refuted; 2 wrong usage, or the log can't be read, lacks something, or the mirror is at fault; 3 no checkpoint yet, or one that is older than the last time.`
+}
+
+// auditReaders objects are read at once: enough to keep a line busy, too few to
+// be in anybody's way.
+const auditReaders = 8
+
+func (c *auditCommand) Run(ctx context.Context, a *app) error {
+	id, err := c.pinned()
+	if err != nil {
+		return err
+	}
+	if id == nil {
+		return errors.New("an audit takes the pinned identity of the log: give --identity FILE or set CALPE_IDENTITY (see calpe identity --help)")
+	}
+	log, err := c.log(a)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cfg := audit.Config{Log: log, Identity: *id, Readers: auditReaders}
+	if c.Dir != "" {
+		mirror, err := openMirror(c.Dir)
+		if err != nil {
+			return err
+		}
+		cfg.Mirror = mirror
+	}
+	progress, done := a.auditProgress()
+	cfg.Progress = progress
+	auditor, err := audit.New(cfg)
+	if err != nil {
+		return err
+	}
+	report, err := auditor.Run(ctx)
+	done()
+	if err != nil {
+		return fmt.Errorf("audit %s: %w", id.Origin, err)
+	}
+	return c.print(a, report)
+}
+
+// publicLog is a log that is being read.
+type publicLog interface {
+	audit.Log
+	Close() error
+}
+
+func (c *auditCommand) log(a *app) (publicLog, error) {
+	if c.Log == "" {
+		s, err := c.open(a, "")
+		if err != nil {
+			return nil, err
+		}
+		return newHTTPLog(s, "log/"), nil
+	}
+	if u, err := url.Parse(c.Log); err == nil && (u.Scheme == "http" || u.Scheme == "https") {
+		s, err := connection{Server: c.Log}.open(a, "")
+		if err != nil {
+			return nil, fmt.Errorf("--log: %w", err)
+		}
+		return newHTTPLog(s, ""), nil
+	}
+	if err := c.checkFolders(); err != nil {
+		return nil, err
+	}
+	return openFolderLog(c.Log)
+}
+
+// checkFolders refuses a mirror of itself, which would always hold.
+func (c *auditCommand) checkFolders() error {
+	log, err := os.Stat(c.Log)
+	if err != nil {
+		return fmt.Errorf("--log is neither an address nor a folder: %w", err)
+	}
+	if mirror, err := os.Stat(c.Dir); err == nil && os.SameFile(log, mirror) {
+		return errors.New("--log and --dir are the same folder: to check a mirror, give it as --log alone")
+	}
+	return nil
+}
+
+func (c *auditCommand) print(a *app, r audit.Report) error {
+	var err error
+	if c.JSON {
+		enc := json.NewEncoder(a.Stdout)
+		enc.SetIndent("", "  ")
+		err = enc.Encode(r)
+	} else {
+		var b strings.Builder
+		if err = r.WriteText(&b); err == nil {
+			_, err = fmt.Fprint(a.Stdout, clean(b.String()))
+		}
+	}
+	switch {
+	case err != nil:
+		return err
+	case r.Status == receipt.Holds:
+		return nil
+	case r.Status == receipt.NotYet:
+		return reported(exitNotYet)
+	default:
+		return reported(exitRefuted)
+	}
+}
+
+// auditProgress is a bar over the entries of a log.
+func (a *app) auditProgress() (progress func(checked, size uint64), done func()) {
+	var m meter
+	var last uint64
+	return func(checked, size uint64) {
+		if last == 0 {
+			m = a.newMeter("entries", int64(size), false)
+		}
+		m.add(int(checked - last))
+		last = checked
+	}, func() { m.done() }
+}
