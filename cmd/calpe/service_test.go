@@ -265,6 +265,13 @@ func (s *fakeService) fail(prefix string, faults ...func(*fakeService, http.Resp
 	}
 }
 
+// heal takes back the faults that no request has met yet.
+func (s *fakeService) heal() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults = nil
+}
+
 func (s *fakeService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	var broken func(*fakeService, http.ResponseWriter, *http.Request)

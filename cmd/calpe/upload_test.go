@@ -168,7 +168,7 @@ func TestUploadGoesOnAfterGivingUp(t *testing.T) {
 				h.s.fail(tc.path, tc.fault)
 			}
 			h.expect(exitUsage, []string{"upload", file}, "trying again", "EOF")
-			h.s.faults = nil
+			h.s.heal()
 			if got := h.files(); got != "a.txt a.txt.upload-pending.json" {
 				t.Fatalf("folder holds %q", got)
 			}
