@@ -219,9 +219,10 @@ func (r *refusals) commitments() {
 		"a list":                       `{"commitment":["` + good + `"]}`,
 		"an object without commitment": `{}`,
 	} {
-		r.wants("commitment: "+name, 400, calpe.CodeInvalidRequest, r.post("/v1/commitments", strings.NewReader(body)))
+		r.wants("commitment: "+name, 400, calpe.CodeInvalidRequest, r.post("/v1/commitments", strings.NewReader(body), "Content-Type", "application/json"))
 	}
-	r.wants("commitment: too large", 413, calpe.CodeTooLarge, r.post("/v1/commitments", strings.NewReader(strings.Repeat(" ", 5000))))
+	r.wants("commitment: too large", 413, calpe.CodeTooLarge, r.post("/v1/commitments", strings.NewReader(strings.Repeat(" ", 5000)), "Content-Type", "application/json"))
+	r.wants("commitments: no whole number", 400, calpe.CodeInvalidRequest, r.post("/v1/commitments", strings.NewReader(strings.Repeat(" ", 5000))))
 }
 
 func (r *refusals) keysAndTokens(own acknowledged) {
