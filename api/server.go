@@ -83,6 +83,7 @@ type Server struct {
 	finds    *quota
 	follower *follower
 	bulk     chan struct{} // a place for each request with many commitments
+	docs     []byte        // the page of openapi.json
 	routes   *chi.Mux
 }
 
@@ -117,6 +118,10 @@ func New(cfg Config) (*Server, error) {
 		agencies: cfg.Agencies, identity: cfg.Identity,
 	}
 	s.finds = newQuota(cmp.Or(cfg.FindPerMinute, defaultFindPerMinute), cmp.Or(cfg.FindTotal, defaultFindTotal), cfg.Now)
+	var err error
+	if s.docs, err = renderDocs(openAPI); err != nil {
+		return nil, err
+	}
 	s.routes = s.route()
 	return s, nil
 }
@@ -124,7 +129,8 @@ func New(cfg Config) (*Server, error) {
 // ServeHTTP implements [http.Handler].
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.routes.ServeHTTP(w, r) }
 
-// route says what is where. Whatever has a GET has a HEAD.
+// route says what is where. openapi.json describes the same; a test compares
+// them. Whatever has a GET has a HEAD.
 func (s *Server) route() *chi.Mux {
 	mux := chi.NewRouter()
 	mux.Use(s.recoverPanic, s.secureHeaders, middleware.GetHead)
@@ -138,6 +144,9 @@ func (s *Server) route() *chi.Mux {
 
 	mux.Get("/livez", s.handle(s.live))
 	mux.Get("/readyz", s.handle(s.ready))
+	mux.Get("/openapi.json", s.handle(s.getDescription))
+	mux.Get("/docs", s.handle(s.getDocs))
+	mux.Get("/docs/style.css", s.handle(s.getStyle))
 
 	mux.Get("/v1/documents", s.handle(s.getDocuments))
 	mux.Post("/v1/documents", s.handle(s.postDocument))
