@@ -108,7 +108,8 @@ func TestFindCodeInJSON(t *testing.T) {
 	if (calpe.FindCode{}).String() != "" {
 		t.Error("the zero code has a text")
 	}
-	if a, b := newFindCode(), newFindCode(); a == b || a.Hash() == b.Hash() || a.Hash() != a.Hash() {
+	a, b := newFindCode(), newFindCode()
+	if again := a; a == b || a.Hash() == b.Hash() || again.Hash() != a.Hash() {
 		t.Error("two codes have one hash, or one code two")
 	}
 }

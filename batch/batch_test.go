@@ -468,14 +468,14 @@ func TestRun(t *testing.T) {
 		}
 		rows(1) // no checkpoint yet: due at once
 		w.grow(10)
-		time.Sleep(58 * time.Second)
+		batchtest.Pass(58 * time.Second)
 		rows(1) // waits for the interval
-		time.Sleep(4 * time.Second)
+		batchtest.Pass(4 * time.Second)
 		rows(1, 11)
-		time.Sleep(10 * time.Minute)
+		batchtest.Pass(10 * time.Minute)
 		rows(1, 11) // nothing new
 		w.grow(10)
-		time.Sleep(2 * time.Second)
+		batchtest.Pass(2 * time.Second)
 		rows(1, 11, 21)
 		w.grow(499)
 		wake <- struct{}{}
@@ -483,7 +483,7 @@ func TestRun(t *testing.T) {
 		w.grow(300)
 		wake <- struct{}{}
 		rows(1, 11, 21, 221, 421) // enough until fewer than 500 are left; in steps
-		time.Sleep(time.Minute + time.Second)
+		batchtest.Pass(time.Minute + time.Second)
 		rows(1, 11, 21, 221, 421, 621)
 		cancel()
 		if err := <-ended; err != nil {
@@ -505,7 +505,7 @@ func TestRunGoesOn(t *testing.T) {
 		if n := len(w.state.CheckpointRows()); n != 0 {
 			t.Fatalf("%d checkpoints after a failure", n)
 		}
-		time.Sleep(time.Second)
+		batchtest.Pass(time.Second)
 		synctest.Wait()
 		w.check(t)
 		if n := len(w.state.CheckpointRows()); n != 1 {
@@ -516,7 +516,7 @@ func TestRunGoesOn(t *testing.T) {
 		w.state.SetCheckpoints(rows...)
 		w.next = 700
 		w.grow(20)
-		time.Sleep(11 * time.Second)
+		batchtest.Pass(11 * time.Second)
 		if err := <-ended; !errors.Is(err, batch.ErrForked) {
 			t.Fatalf("got %v", err)
 		}

@@ -119,20 +119,20 @@ func TestRunKeepsHead(t *testing.T) {
 		if rows := w.state.CheckpointRows(); len(rows) != 1 || w.storage.Object(headObject) != nil {
 			t.Fatalf("%d rows, head %q", len(rows), w.storage.Object(headObject))
 		}
-		time.Sleep(2 * time.Second)
+		batchtest.Pass(2 * time.Second)
 		synctest.Wait()
 		w.headIs(t, 1)
 
 		w.grow(10)
-		time.Sleep(15 * time.Second)
+		batchtest.Pass(15 * time.Second)
 		synctest.Wait()
 		w.headIs(t, 11)
 		writes := len(faults.Writes())
 		w.storage.Set(headObject, w.state.CheckpointRows()[0].Note)
-		time.Sleep(time.Minute + 2*time.Second)
+		batchtest.Pass(time.Minute + 2*time.Second)
 		synctest.Wait()
 		w.headIs(t, 11)
-		time.Sleep(time.Hour)
+		batchtest.Pass(time.Hour)
 		synctest.Wait()
 		if got := len(faults.Writes()); got != writes+1 {
 			t.Fatalf("%d writes, want one", got-writes)

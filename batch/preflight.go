@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/calpe/calpe"
@@ -123,7 +124,7 @@ func (s *Sealer) mend(ctx context.Context, epoch uint64, found stores) (err erro
 	case agree:
 		return nil
 	case rowOnly:
-		s.log.WarnContext(ctx, "the copy of the newest checkpoint is missing in object storage, writing it again", "size", found.row.Size)
+		s.log.WarnContext(ctx, "the copy of the newest checkpoint is missing in object storage, writing it again", slog.Uint64("size", found.row.Size))
 		_, err = s.storeCopy(ctx, found.row)
 		return err
 	case copyNewer:
@@ -164,7 +165,7 @@ func (s *Sealer) adopt(ctx context.Context, epoch uint64, head, signed calpe.Che
 	if err := s.verify(ctx, head, signed); err != nil {
 		return calpe.Checkpoint{}, err
 	}
-	s.log.WarnContext(ctx, "taking up a checkpoint that was signed and not recorded", "size", signed.Size)
+	s.log.WarnContext(ctx, "taking up a checkpoint that was signed and not recorded", slog.Uint64("size", signed.Size))
 	signed.Time = s.cfg.Now().UTC().Truncate(time.Microsecond)
 	if err := s.record(ctx, epoch, signed); err != nil {
 		return calpe.Checkpoint{}, err

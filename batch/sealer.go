@@ -111,7 +111,7 @@ func (s *Sealer) Run(ctx context.Context, epoch uint64) error {
 		case errors.Is(err, ErrForked) || errors.Is(err, calpe.ErrLostLeadership):
 			return err
 		case err != nil:
-			s.log.ErrorContext(ctx, "sealing failed, will be tried again", "error", err)
+			s.log.ErrorContext(ctx, "sealing failed, will be tried again", slog.Any("error", err))
 		case more:
 			continue
 		}
@@ -305,7 +305,7 @@ func (g grown) bundle(b merkle.Bundle) ([]byte, error) {
 func (s *Sealer) put(ctx context.Context, path string, data []byte) error {
 	err := s.cfg.Objects.PutLogObject(ctx, path, data, typeTile, cacheForEver)
 	if errors.Is(err, calpe.ErrExists) {
-		s.log.WarnContext(ctx, "replacing a tile that no checkpoint covers, left over from before a recovery", "path", path)
+		s.log.WarnContext(ctx, "replacing a tile that no checkpoint covers, left over from before a recovery", slog.String("path", path))
 		err = s.cfg.Objects.ReplaceLogObject(ctx, path, data, typeTile, cacheForEver)
 	}
 	if err != nil {
@@ -372,6 +372,6 @@ func (s *Sealer) record(ctx context.Context, epoch uint64, cp calpe.Checkpoint) 
 	// Crash here: nothing is lost; the checkpoint is the head, though the object
 	// of that name is older until the next leader's preflight.
 	commitpoint.Reached(commitpoint.CheckpointRow)
-	s.log.InfoContext(ctx, "checkpoint sealed", "size", cp.Size, "root", cp.Root)
+	s.log.InfoContext(ctx, "checkpoint sealed", slog.Uint64("size", cp.Size), slog.Any("root", cp.Root))
 	return nil
 }

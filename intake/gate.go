@@ -152,12 +152,12 @@ func (g *gate) turn(ctx context.Context) error {
 	}
 	switch {
 	case err == nil || ctx.Err() != nil:
-		return nil
+		return nil //nolint:nilerr // what the end of the server interrupts is no failure
 	case haltsFor(err):
 		g.halt(err)
 		return nil
 	}
-	g.log.WarnContext(ctx, "intake can't go on yet, will try again", "state", state, "error", err)
+	g.log.WarnContext(ctx, "intake can't go on yet, will try again", slog.Any("state", state), slog.Any("error", err))
 	g.explain(err)
 	return err
 }
@@ -223,14 +223,14 @@ func (g *gate) doubt(generation uint64, reason error) {
 	if g.state != StateOpen || g.generation != generation {
 		return
 	}
-	g.log.Warn("intake stops until database and fence have been compared", "reason", reason)
+	g.log.Warn("intake stops until database and fence have been compared", slog.Any("reason", reason))
 	g.setLocked(StateJoining, fmt.Errorf("%w: %w", errJoining, reason))
 	g.wake()
 }
 
 // halt closes the gate for good.
 func (g *gate) halt(reason error) {
-	g.log.Error("intake is halted, an operator must look", "reason", reason)
+	g.log.Error("intake is halted, an operator must look", slog.Any("reason", reason))
 	g.set(StateHalted, reason)
 }
 

@@ -64,11 +64,10 @@ func env(t *testing.T, name string) string {
 
 // site is a deployment on real stores.
 type site struct {
-	log     batchtest.Log
-	url     string
-	store   *s3.Store
-	ring    *keyring.Ring
-	started []func()
+	log   batchtest.Log
+	url   string
+	store *s3.Store
+	ring  *keyring.Ring
 }
 
 func newSite(t *testing.T, url string) *site {

@@ -352,7 +352,7 @@ func (r *Recorder) refused(err error) error {
 	if errors.Is(err, calpe.ErrExists) {
 		return &calpe.Error{Code: calpe.CodeInvalidRequest, Message: "something of that name exists already", Err: err}
 	}
-	r.log.Error("the database refuses a submission", "error", err)
+	r.log.Error("the database refuses a submission", slog.Any("error", err))
 	return &calpe.Error{Code: calpe.CodeInternal, Message: "the submission was refused by the database", Err: err}
 }
 
@@ -394,7 +394,7 @@ func (r *Recorder) persist(ctx context.Context, group calpe.Group) (calpe.GroupR
 				return calpe.GroupResult{}, r.halted(err)
 			}
 		case errors.Is(err, calpe.ErrNotCommitted):
-			r.log.Warn("a group was not committed, trying again", "error", err)
+			r.log.Warn("a group was not committed, trying again", slog.Any("error", err))
 			if !pause(ctx, delay) {
 				return calpe.GroupResult{}, refusal(err)
 			}
@@ -478,7 +478,7 @@ func (r *Recorder) answer(group calpe.Group, waiters []*waiter, result calpe.Gro
 	if result.Count > 0 {
 		var err error
 		if ack, err = r.sign(result.First, result.Commitments, group.Time, group.Deadline); err != nil {
-			r.log.Error("the group is recorded, but can't be signed for", "first", result.First, "error", err)
+			r.log.Error("the group is recorded, but can't be signed for", slog.Uint64("first", result.First), slog.Any("error", err))
 			r.fail(waiters, maybe(err))
 			return
 		}

@@ -232,7 +232,7 @@ func TestWriteFaults(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t)
 			p := w.start(t, batchtest.At(n, fault))
-			time.Sleep(2 * time.Second) // if the fence could not be written at first
+			batchtest.Pass(2 * time.Second) // if the fence could not be written at first
 			for range entries {
 				if _, err := p.submit(t); err != nil && code(err) != calpe.CodeUnavailable {
 					t.Fatal(err)
@@ -618,7 +618,7 @@ func TestStepAdapts(t *testing.T) {
 			ten[i] = batchtest.Commitment(1 << 20)
 		}
 		for range 1000 {
-			time.Sleep(time.Second)
+			batchtest.Pass(time.Second)
 			if _, err := p.Record(t.Context(), calpe.Submission{Commitments: ten}); err != nil {
 				t.Fatal(err)
 			}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -104,7 +105,7 @@ func (g *gate) create(ctx context.Context, instance calpe.Instance, next uint64)
 	if next > 1 && !g.cfg.CreateFence {
 		return Fence{}, "", fmt.Errorf("%w, and the log has %d entries: is this the right bucket?", ErrNoFence, next)
 	}
-	g.log.InfoContext(ctx, "creating the fence", "entries", next)
+	g.log.InfoContext(ctx, "creating the fence", slog.Uint64("entries", next))
 	return g.swap(ctx, Fence{Log: g.cfg.Log, Limit: min(next+minStep, calpe.MaxLogSize), Instance: instance}, "")
 }
 
@@ -168,7 +169,7 @@ func (g *gate) recover(ctx context.Context) (fence Fence, etag string, next uint
 	}
 	if back || !fence.Instance.Equal(instance) {
 		g.log.WarnContext(ctx, "the database is another instance than the one that made the last promises: recovering",
-			"promised by", fence.Instance, "now", instance, "entries", next, "limit", fence.Limit, "went back", back)
+			slog.Any("promised by", fence.Instance), slog.Any("now", instance), slog.Uint64("entries", next), slog.Uint64("limit", fence.Limit), slog.Bool("went back", back))
 		if err := g.restore(ctx, fence, next); err != nil {
 			return Fence{}, "", 0, err
 		}
@@ -274,7 +275,7 @@ func (g *gate) edge(ctx context.Context, cp calpe.Checkpoint) (*merkle.Builder, 
 
 // rollForward appends the published entries that the database lacks.
 func (g *gate) rollForward(ctx context.Context, next uint64, signed calpe.Checkpoint) error {
-	g.log.WarnContext(ctx, "rolling the database forward from the published log", "from", next, "to", signed.Size)
+	g.log.WarnContext(ctx, "rolling the database forward from the published log", slog.Uint64("from", next), slog.Uint64("to", signed.Size))
 	err := g.cfg.Published.ReadEntries(ctx, next, signed.Size, signed.Size, func(first uint64, run []calpe.Commitment) error {
 		// Crash inside: the database has come closer. The next run goes on from there.
 		for part := range slices.Chunk(run, calpe.MaxGroup) {
@@ -339,7 +340,7 @@ func (g *gate) claims(ctx context.Context, end uint64) ([]Claim, error) {
 	}
 	if len(claims) > maxClaims {
 		g.log.ErrorContext(ctx, "there are more void ranges than one recovery declares; the oldest were declared before",
-			"ranges", len(claims), "declared", maxClaims)
+			slog.Int("ranges", len(claims)), slog.Int("declared", maxClaims))
 		claims = claims[:maxClaims]
 	}
 	slices.Reverse(claims)
@@ -420,8 +421,8 @@ func (g *gate) record(ctx context.Context, fence Fence, claim Claim) error {
 	if err != nil {
 		return err
 	}
-	g.log.WarnContext(ctx, "recovery declared", "index", result.Submissions[0].First,
-		"rolled from", claim.RolledFrom, "rolled to", claim.RolledTo, "void from", claim.VoidFrom, "void to", claim.VoidTo)
+	g.log.WarnContext(ctx, "recovery declared", slog.Uint64("index", result.Submissions[0].First),
+		slog.Uint64("rolled from", claim.RolledFrom), slog.Uint64("rolled to", claim.RolledTo), slog.Uint64("void from", claim.VoidFrom), slog.Uint64("void to", claim.VoidTo))
 	return nil
 }
 

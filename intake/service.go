@@ -298,7 +298,7 @@ func (s *Service) discard(ctx context.Context, name string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DiscardTimeout)
 	defer cancel()
 	if err := s.cfg.Objects.DeleteDocument(ctx, name); err != nil {
-		s.log.WarnContext(ctx, "an object without a row is left to the sweep", "object", name, "error", err)
+		s.log.WarnContext(ctx, "an object without a row is left to the sweep", slog.String("object", name), slog.Any("error", err))
 	}
 }
 

@@ -555,7 +555,7 @@ func TestClientGoneDuringCommit(t *testing.T) {
 			c.Groups = spoiling{c.Groups.(batchtest.Database), func(error) {
 				if cancel := hangUp.Load(); cancel != nil {
 					(*cancel)()
-					time.Sleep(time.Second) // the answer comes later than the end of the context
+					batchtest.Pass(time.Second) // the answer comes later than the end of the context
 				}
 			}}
 		})
@@ -697,7 +697,7 @@ func TestSweep(t *testing.T) {
 		if got := d.bucket.stored(); !slices.Equal(got, want) {
 			t.Errorf("%d objects are left, want %v", len(got), want)
 		}
-		time.Sleep(2*time.Hour + time.Second) // the young one is old now, the lock is over
+		batchtest.Pass(2*time.Hour + time.Second) // the young one is old now, the lock is over
 		synctest.Wait()
 		d.checkObjects(t)
 		cancel()

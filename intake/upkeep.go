@@ -54,7 +54,7 @@ func NewRetainer(cfg RetainerConfig) (*Retainer, error) {
 func (r *Retainer) Run(ctx context.Context) error {
 	every(ctx, r.cfg.Interval, func() {
 		if _, err := r.Step(ctx); err != nil && ctx.Err() == nil {
-			r.cfg.Logger.WarnContext(ctx, "some documents could not be locked, will be tried again", "error", err)
+			r.cfg.Logger.WarnContext(ctx, "some documents could not be locked, will be tried again", slog.Any("error", err))
 		}
 	})
 	return nil
@@ -172,10 +172,10 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	every(ctx, s.cfg.Interval, func() {
 		removed, err := s.Step(ctx)
 		if err != nil && ctx.Err() == nil {
-			s.cfg.Logger.WarnContext(ctx, "some orphans could not be removed, will be tried again", "error", err)
+			s.cfg.Logger.WarnContext(ctx, "some orphans could not be removed, will be tried again", slog.Any("error", err))
 		}
 		if removed > 0 {
-			s.cfg.Logger.InfoContext(ctx, "removed objects and uploads that no document names", "count", removed)
+			s.cfg.Logger.InfoContext(ctx, "removed objects and uploads that no document names", slog.Int("count", removed))
 		}
 	})
 	return nil

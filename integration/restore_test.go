@@ -209,8 +209,8 @@ func (r *restoration) checkWindows(log published) {
 	for _, w := range r.windows {
 		back, void := 0, 0
 		for _, a := range r.l.acks[w.from:w.to] {
-			switch {
-			case log.commitments[a.index] == calpe.VoidCommitment:
+			switch log.commitments[a.index] {
+			case calpe.VoidCommitment:
 				void++
 				if a.index < w.sealed {
 					t.Errorf("%s: index %d is void, a checkpoint of size %d was published", w.name, a.index, w.sealed)

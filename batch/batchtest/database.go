@@ -164,11 +164,10 @@ func (s *State) next() uint64 {
 	return end(s.groups[len(s.groups)-1])
 }
 
-func (s *State) append(g calpe.GroupRecord) uint64 {
+func (s *State) append(g calpe.GroupRecord) {
 	g.First = s.next()
 	g.Commitments = slices.Clone(g.Commitments)
 	s.groups = append(s.groups, g)
-	return g.First
 }
 
 // Database is one process's view of the database. It satisfies every interface

@@ -98,6 +98,7 @@ func (f *Faults) Write(name string, apply func() error) error {
 			return ErrDead
 		}
 		return fmt.Errorf("%s: %w", name, ErrInjected)
+	case None:
 	}
 	return apply()
 }

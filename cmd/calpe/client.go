@@ -185,7 +185,7 @@ func (s *service) retryDelay(err error, attempt int) (time.Duration, bool) {
 	}
 	backoff := min(firstDelay<<(attempt-1), maxDelay)
 	// Spread, so that clients don't come back all at once.
-	backoff = backoff/2 + rand.N(backoff/2) //nolint:gosec // nobody gains by guessing it
+	backoff = backoff/2 + rand.N(backoff/2) // nobody gains by guessing it
 	p, ok := errors.AsType[*problem](err)
 	if !ok {
 		return backoff, true // there was no answer

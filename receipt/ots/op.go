@@ -122,6 +122,7 @@ func (o Op) check(n int) error {
 		}
 	case Append, Prepend:
 		result += len(o.Arg)
+	case SHA1, RIPEMD160, SHA256, Keccak256: // the result is shorter than the limit
 	}
 	if max(n, result) > MaxMessage {
 		return fmt.Errorf("%s: a message of %d bytes, more than %d", o.Tag, max(n, result), MaxMessage)
@@ -161,6 +162,7 @@ func (o Op) appendResult(dst, message []byte) []byte {
 	case SHA256: // nearly all there are: without the allocation
 		sum := sha256.Sum256(message)
 		return append(dst, sum[:]...)
+	case SHA1, RIPEMD160, Keccak256:
 	}
 	h := o.Tag.NewHash()
 	h.Write(message) // a hash never returns an error

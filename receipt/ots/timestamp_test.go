@@ -119,7 +119,7 @@ func TestAttestation(t *testing.T) {
 	if _, ok := BitcoinBlock(1).Calendar(); ok {
 		t.Error("a block has a calendar")
 	}
-	if mustPend(t, "x") != mustPend(t, "x") || mustPend(t, "x") == mustPend(t, "y") || BitcoinBlock(1) == BitcoinBlock(2) {
+	if x, again := mustPend(t, "x"), mustPend(t, "x"); x != again || mustPend(t, "x") == mustPend(t, "y") || BitcoinBlock(1) == BitcoinBlock(2) {
 		t.Error("equal attestations aren't ==")
 	}
 	if text, err := BitcoinBlock(7).MarshalText(); string(text) != "Bitcoin block 7" || err != nil {

@@ -116,7 +116,8 @@ func (n *Node) start() {
 		n.tb.Fatalf("start btcd: %v", err)
 	}
 	defer logFile.Close()
-	cmd := exec.Command(os.Getenv(Variable),
+	// Stop ends it, not the test's context, which is over before the node's last answer is read.
+	cmd := exec.CommandContext(context.WithoutCancel(n.tb.Context()), os.Getenv(Variable),
 		"--"+string(n.network), "--rejectnonstd", "--notls", "--nodnsseed", "--trickleinterval=100ms",
 		"--listen="+n.p2p, "--rpclisten="+n.URL[len("http://"):], "--rpcuser="+user, "--rpcpass="+password,
 		"--datadir="+filepath.Join(n.dir, "data"), "--logdir="+filepath.Join(n.dir, "log"),
