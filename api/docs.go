@@ -68,8 +68,8 @@ type docsMedia struct {
 type docsExample struct{ Summary, Text string }
 
 type docsSchema struct {
-	Name   string
-	Schema *schema
+	Name    string
+	Schema  *schema
 	Members []docsMember
 }
 
