@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"strconv"
 	"time"
 
 	"github.com/calpe/calpe"
@@ -61,7 +60,7 @@ type foundAnchor struct {
 // the anchor of the latter.
 func (s *Server) getFind(w http.ResponseWriter, r *http.Request) error {
 	if wait, ok := s.finds.take(network(clientAddress(r, s.cfg.TrustedProxies))); !ok {
-		w.Header().Set("Retry-After", strconv.FormatInt(int64((wait+time.Second-1)/time.Second), 10))
+		w.Header().Set("Retry-After", retryAfter(wait))
 		return calpe.Errorf(calpe.CodeTooManyRequests, "There are too many look-ups from your network, or from everybody together.")
 	}
 	found, err := s.find(r.Context(), r.URL.RawQuery)

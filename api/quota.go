@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -61,6 +62,11 @@ func spend(full, now time.Time, interval time.Duration) (time.Time, time.Duratio
 	}
 	full = full.Add(interval)
 	return full, max(0, full.Sub(now)-quotaWindow)
+}
+
+// retryAfter is the time to wait in whole seconds, as the header has it.
+func retryAfter(wait time.Duration) string {
+	return strconv.FormatInt(int64((wait+time.Second-1)/time.Second), 10)
 }
 
 // sweep forgets, once a minute, the networks whose buckets are full.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -77,6 +78,33 @@ func (f Finding) check() error {
 	return nil
 }
 
+// Calendar says whether and where anybody, without a token, may have digests
+// stamped by OpenTimestamps clients.
+type Calendar struct {
+	Listen    string `help:"Address on which to serve an OpenTimestamps calendar, at the root of a host name of its own. Empty: it isn't served." env:"LISTEN" placeholder:"HOST:PORT"`
+	URI       string `help:"The calendar's public address, a host alone: https://calendar.example. It is written into every proof: it can't change for as long as these are to be completed." env:"URI" placeholder:"https://…"`
+	PerMinute int    `help:"Digests stamped in a minute for each client network (an IPv4 /24, an IPv6 /64)." env:"PER_MINUTE" default:"60"`
+	Total     int    `help:"Digests stamped in a minute for everybody together." env:"TOTAL" default:"600"`
+}
+
+// check judges the settings, also of a server that doesn't serve the calendar
+// itself: it writes the address of the one that does.
+func (c Calendar) check() error {
+	if c.Listen != "" && c.URI == "" {
+		return errors.New("the calendar has no address: set CALPE_CALENDAR_URI to what clients reach CALPE_CALENDAR_LISTEN by, for instance https://calendar.example")
+	}
+	if c.PerMinute < 1 || c.Total < 1 {
+		return fmt.Errorf("limits on stamping: %d a minute by each network and %d by all; give 1 or more", c.PerMinute, c.Total)
+	}
+	if c.URI == "" {
+		return nil
+	}
+	if err := api.CheckCalendarURI(c.URI); err != nil {
+		return fmt.Errorf("CALPE_CALENDAR_URI: %w", err)
+	}
+	return nil
+}
+
 type serveCommand struct {
 	Listen         string         `help:"Address to listen on. TLS is the reverse proxy's." env:"CALPE_LISTEN" default:"127.0.0.1:8420"`
 	TrustedProxies []netip.Prefix `help:"Networks of the reverse proxies, whose X-Forwarded-For says who asks; limits by address count on it." env:"CALPE_TRUSTED_PROXIES" default:"127.0.0.0/8,::1/128"`
@@ -85,17 +113,18 @@ type serveCommand struct {
 	Sealing        `embed:"" prefix:"seal-" envprefix:"CALPE_SEAL_" group:"Sealing"`
 	Keeping        `embed:"" prefix:"document-" envprefix:"CALPE_DOCUMENT_" group:"Documents"`
 	Finding        `embed:"" prefix:"find-" envprefix:"CALPE_FIND_" group:"Finding"`
+	Calendar       `embed:"" prefix:"calendar-" envprefix:"CALPE_CALENDAR_" group:"OpenTimestamps calendar"`
 }
 
 // Run serves until ctx is done, or until a part fails that can't go on.
 //
 // Shutdown, in this order, so that nothing that was accepted is dropped:
 //
-//  1. event streams end; the listener closes; requests that run may finish, for
-//     the grace time;
+//  1. event streams end; the listeners of API and calendar close; requests that
+//     run may finish, for the grace time;
 //  2. intake takes no more, commits what it has, and answers its callers;
-//  3. the loops (sealing, anchoring, retention, sweep) are cancelled; each
-//     stops between two steps, and every step can be stopped anywhere (I8);
+//  3. the loops (stamping, sealing, anchoring, retention, sweep) are cancelled;
+//     each stops between two steps, and every step can be stopped anywhere (I8);
 //  4. when all have returned, connections are closed.
 func (c *serveCommand) Run(ctx context.Context, a *app) error {
 	s, err := c.open(ctx, a)
@@ -106,13 +135,61 @@ func (c *serveCommand) Run(ctx context.Context, a *app) error {
 	if err := s.check(ctx); err != nil {
 		return err
 	}
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Listen)
+	endpoints, err := c.listen(ctx, s)
 	if err != nil {
 		return err
 	}
-	a.log.InfoContext(ctx, "serving", slog.String("address", listener.Addr().String()), slog.String("origin", s.identity.Origin),
+	return s.run(ctx, endpoints, c.ShutdownGrace)
+}
+
+// endpoint is a listener and what answers on it.
+type endpoint struct {
+	listener net.Listener
+	server   *http.Server
+}
+
+// listen opens the listeners, or none.
+func (c *serveCommand) listen(ctx context.Context, s *service) ([]endpoint, error) {
+	var config net.ListenConfig
+	own, err := config.Listen(ctx, "tcp", c.Listen)
+	if err != nil {
+		return nil, err
+	}
+	s.log.InfoContext(ctx, "serving", slog.String("address", own.Addr().String()), slog.String("origin", s.identity.Origin),
 		slog.String("network", string(s.identity.Network)), slog.String("identity", s.identity.Hash().String()))
-	return s.run(ctx, listener, c.ShutdownGrace)
+	endpoints := []endpoint{{own, s.apiServer()}}
+	if s.calendar == nil {
+		return endpoints, nil
+	}
+	anybody, err := config.Listen(ctx, "tcp", c.Calendar.Listen)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("calendar: %w", err), own.Close())
+	}
+	s.log.InfoContext(ctx, "serving the calendar", slog.String("address", anybody.Addr().String()), slog.String("uri", c.URI))
+	return append(endpoints, endpoint{anybody, s.calendarServer()}), nil
+}
+
+func (s *service) apiServer() *http.Server {
+	return &http.Server{
+		Handler:           s.api,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	}
+}
+
+// calendarServer is strict: its requests are a few bytes, and from anybody.
+func (s *service) calendarServer() *http.Server {
+	return &http.Server{
+		Handler:           s.calendar,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second, // from the header's end on: it waits for the log in this time
+		IdleTimeout:       30 * time.Second,
+		MaxHeaderBytes:    4 << 10,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	}
 }
 
 type doctorCommand struct {
@@ -134,14 +211,7 @@ func (c *doctorCommand) Run(ctx context.Context, a *app) error {
 }
 
 // run starts the parts, and ends them in the order that Run's comment gives.
-func (s *service) run(ctx context.Context, listener net.Listener, grace time.Duration) error {
-	server := &http.Server{
-		Handler:           s.api,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    32 << 10,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
-	}
+func (s *service) run(ctx context.Context, endpoints []endpoint, grace time.Duration) error {
 	loops, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLoops()
 	g, failed := errgroup.WithContext(loops)
@@ -149,16 +219,21 @@ func (s *service) run(ctx context.Context, listener net.Listener, grace time.Dur
 	streams, endStreams := context.WithCancel(failed)
 	defer endStreams()
 	g.Go(func() error { return s.api.Run(streams) })
+	if s.calendar != nil {
+		g.Go(func() error { return s.calendar.Run(failed) })
+	}
 	g.Go(func() error { return s.lead(failed, "batch", s.sealer.Run) })
 	g.Go(func() error { return s.lead(failed, "anchor", s.engine.Run) })
 	g.Go(func() error { return ignoreCancel(s.retainer.Run(failed)) })
 	g.Go(func() error { return ignoreCancel(s.sweeper.Run(failed)) })
-	g.Go(func() error {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serve HTTP: %w", err)
-		}
-		return nil
-	})
+	for _, e := range endpoints {
+		g.Go(func() error {
+			if err := e.server.Serve(e.listener); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serve HTTP: %w", err)
+			}
+			return nil
+		})
+	}
 	select {
 	case <-ctx.Done():
 		s.log.InfoContext(loops, "shutting down")
@@ -167,15 +242,27 @@ func (s *service) run(ctx context.Context, listener net.Listener, grace time.Dur
 	endStreams()
 	limit, cancel := context.WithTimeout(loops, grace)
 	defer cancel()
-	if err := server.Shutdown(limit); err != nil {
-		s.log.WarnContext(loops, "requests were cut off at shutdown", slog.Any("error", err))
-		_ = server.Close() // what is left are connections whose time is over
-	}
+	s.closeEndpoints(limit, endpoints)
 	if err := s.recorder.Stop(limit); err != nil {
 		s.log.WarnContext(loops, "intake didn't drain in time", slog.Any("error", err))
 	}
 	stopLoops()
 	return g.Wait()
+}
+
+// closeEndpoints closes all listeners, and returns when the last request has its
+// answer, or when ctx is done.
+func (s *service) closeEndpoints(ctx context.Context, endpoints []endpoint) {
+	var all sync.WaitGroup
+	for _, e := range endpoints {
+		all.Go(func() {
+			if err := e.server.Shutdown(ctx); err != nil {
+				s.log.WarnContext(ctx, "requests were cut off at shutdown", slog.Any("error", err))
+				_ = e.server.Close() // what is left are connections whose time is over
+			}
+		})
+	}
+	all.Wait()
 }
 
 func ignoreCancel(err error) error {

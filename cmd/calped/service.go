@@ -36,6 +36,7 @@ type service struct {
 	sweeper  *intake.Sweeper
 	caps     wallet.Caps
 	api      *api.Server
+	calendar *api.Calendar // nil: it isn't served here
 }
 
 // open loads keys, connects, and wires the parts. It changes nothing anywhere.
@@ -209,6 +210,9 @@ func (s *service) openIntake(c *serveCommand, published *batch.Log) error {
 	if err != nil {
 		return err
 	}
+	if err := s.openCalendar(c, uploads, published); err != nil {
+		return err
+	}
 	s.api, err = api.New(api.Config{
 		Intake: uploads, Catalog: catalog, Tokens: s.db, Entries: s.db, Anchors: s.db.Anchors(), Proofs: published,
 		Acknowledgements: s.recorder, Agencies: s.db, Watermarks: s, Treasury: s, Objects: s.objects, Identity: s.identity,
@@ -216,6 +220,19 @@ func (s *service) openIntake(c *serveCommand, published *batch.Log) error {
 		Finder: finder, FindPerMinute: c.Finding.PerMinute, FindTotal: c.Finding.Total, TrustedProxies: c.TrustedProxies,
 		Pace: api.Pace{Idle: c.IdleTime, MinRate: c.MinRate, Total: c.MaxTime}, Now: s.app.now, Logger: s.log,
 		Schedule: api.Schedule{Seal: c.Sealing.Interval, Anchor: c.Anchoring.Interval, Target: c.Target, Depth: c.Depth},
+	})
+	return err
+}
+
+// openCalendar makes the calendar, if this server has one.
+func (s *service) openCalendar(c *serveCommand, uploads *intake.Service, published *batch.Log) (err error) {
+	if err := c.Calendar.check(); err != nil || c.Calendar.Listen == "" {
+		return err
+	}
+	s.calendar, err = api.NewCalendar(api.CalendarConfig{
+		Intake: uploads, Entries: s.db, Anchors: s.db.Anchors(), Proofs: published, Watermarks: s, Identity: s.identity,
+		URI: c.URI, PerMinute: c.Calendar.PerMinute, Total: c.Calendar.Total, Depth: c.Depth,
+		TrustedProxies: c.TrustedProxies, Now: s.app.now, Logger: s.log,
 	})
 	return err
 }
