@@ -27,6 +27,7 @@ const (
 	CodeCertification       Code = "certification-refused" // the certification statement doesn't hold; the message says why
 	CodeIdempotencyMismatch Code = "idempotency-mismatch"  // the Idempotency-Key was used with another request
 	CodeNotYet              Code = "not-yet"               // it exists and will be there later
+	CodeNotAnchored         Code = "not-anchored"          // what is asked for takes a block, and none holds it yet
 	CodeIntakeStopped       Code = "intake-stopped"        // no new entries until an operator has looked; reading goes on
 	CodeUnavailable         Code = "unavailable"           // a dependency is down; nothing was recorded, try again
 	CodeTooManyRequests     Code = "too-many-requests"     // slow down; Retry-After says for how long

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -109,7 +110,9 @@ func renderDocs(data []byte) ([]byte, error) {
 }
 
 func (p docsPage) render() ([]byte, error) {
-	t, err := template.New("docs").Funcs(template.FuncMap{"prose": prose, "kind": kindOf, "anchor": anchorOf}).Parse(docsTemplate)
+	t, err := template.New("docs").Funcs(template.FuncMap{
+		"prose": prose, "phrase": phrase, "kind": kindOf, "anchor": anchorOf, "statusName": statusName,
+	}).Parse(docsTemplate)
 	if err != nil {
 		return nil, err
 	}
@@ -200,21 +203,30 @@ func kindOf(s *schema) string {
 	return s.Type
 }
 
-// prose is a text of the document as HTML: escaped, with what stands between
-// backticks as code, and empty lines between paragraphs.
+// prose is a text of the document as HTML, with empty lines between paragraphs.
 func prose(text string) template.HTML {
 	var out strings.Builder
 	for paragraph := range strings.SplitSeq(text, "\n\n") {
-		out.WriteString("<p>")
-		for i, piece := range strings.Split(paragraph, "`") {
-			if i%2 == 1 {
-				piece = "<code>" + template.HTMLEscapeString(piece) + "</code>"
-			} else {
-				piece = template.HTMLEscapeString(piece)
-			}
-			out.WriteString(piece)
+		out.WriteString("<p>" + string(phrase(paragraph)) + "</p>")
+	}
+	return template.HTML(out.String()) //nolint:gosec // phrase escapes
+}
+
+// phrase is a text as HTML: escaped, with what stands between backticks as code.
+func phrase(text string) template.HTML {
+	var out strings.Builder
+	for i, piece := range strings.Split(text, "`") {
+		piece = template.HTMLEscapeString(piece)
+		if i%2 == 1 {
+			piece = "<code>" + piece + "</code>"
 		}
-		out.WriteString("</p>")
+		out.WriteString(piece)
 	}
 	return template.HTML(out.String()) //nolint:gosec // every piece is escaped above
+}
+
+// statusName is what HTTP calls a status: "Not Found".
+func statusName(status string) string {
+	n, _ := strconv.Atoi(status) // a test sees that it is a number
+	return http.StatusText(n)
 }

@@ -139,7 +139,7 @@ type eventStream struct {
 func (e *eventStream) state(r reading) (done bool, err error) {
 	state, ok := r.marks.State(e.index)
 	if r.err != nil || !ok || state == e.sent {
-		return false, nil // what can't be read now will be said later
+		return false, nil //nolint:nilerr // what can't be read now will be said later
 	}
 	data, err := json.Marshal(stateEvent{e.index, state})
 	if err != nil {

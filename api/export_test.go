@@ -1,5 +1,11 @@
 package api
 
+import (
+	"github.com/go-chi/chi/v5"
+
+	"github.com/calpe/calpe"
+)
+
 // For the tests of what parses bytes from outside.
 var (
 	ParseContentDigest = parseContentDigest
@@ -8,7 +14,7 @@ var (
 	ReadForm           = readForm
 )
 
-// AnswerOf gives the status and whether Retry-After is sent for each code.
+// AnswerOf gives the status of each code.
 func AnswerOf() map[string]int {
 	all := map[string]int{}
 	for code, a := range answerOf {
@@ -16,3 +22,9 @@ func AnswerOf() map[string]int {
 	}
 	return all
 }
+
+// TitleOf gives the title of a code.
+func TitleOf(code string) string { return answerOf[calpe.Code(code)].title }
+
+// Routes are what the description is held against.
+func (s *Server) Routes() chi.Routes { return s.routes }

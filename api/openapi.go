@@ -30,6 +30,7 @@ type description struct {
 	Components struct {
 		Parameters map[string]parameter `json:"parameters"`
 		Responses  map[string]response  `json:"responses"`
+		Headers    map[string]header    `json:"headers"`
 		Schemas    map[string]*schema   `json:"schemas"`
 	} `json:"components"`
 }
@@ -70,6 +71,7 @@ type response struct {
 }
 
 type header struct {
+	Ref         string `json:"$ref"`
 	Description string `json:"description"`
 }
 
@@ -108,22 +110,31 @@ func parseDescription(data []byte) (*description, error) {
 	}
 	for _, item := range d.Paths {
 		for _, op := range []*operation{item.Get, item.Post} {
-			if op == nil {
-				continue
-			}
-			for i, p := range op.Parameters {
-				if p.Ref != "" {
-					op.Parameters[i] = d.Components.Parameters[lastOf(p.Ref)]
-				}
-			}
-			for status, r := range op.Responses {
-				if r.Ref != "" {
-					op.Responses[status] = d.Components.Responses[lastOf(r.Ref)]
-				}
+			if op != nil {
+				d.resolve(op)
 			}
 		}
 	}
 	return d, nil
+}
+
+func (d *description) resolve(op *operation) {
+	for i, p := range op.Parameters {
+		if p.Ref != "" {
+			op.Parameters[i] = d.Components.Parameters[lastOf(p.Ref)]
+		}
+	}
+	for status, r := range op.Responses {
+		if r.Ref != "" {
+			r = d.Components.Responses[lastOf(r.Ref)]
+			op.Responses[status] = r
+		}
+		for name, h := range r.Headers {
+			if h.Ref != "" {
+				r.Headers[name] = d.Components.Headers[lastOf(h.Ref)]
+			}
+		}
+	}
 }
 
 // lastOf is the name at the end of a reference.

@@ -42,6 +42,7 @@ var answerOf = map[calpe.Code]struct {
 	calpe.CodeCertification:       {http.StatusUnprocessableEntity, "The certification doesn't hold", 0},
 	calpe.CodeIdempotencyMismatch: {http.StatusUnprocessableEntity, "The Idempotency-Key belongs to another request", 0},
 	calpe.CodeNotYet:              {http.StatusNotFound, "It isn't there yet", 5},
+	calpe.CodeNotAnchored:         {http.StatusConflict, "No block holds it yet", 5},
 	calpe.CodeIntakeStopped:       {http.StatusServiceUnavailable, "No new entries are taken at the moment", 60},
 	calpe.CodeUnavailable:         {http.StatusServiceUnavailable, "The service can't do this right now", 5},
 	calpe.CodeTooManyRequests:     {http.StatusTooManyRequests, "Too many requests", 1},

@@ -77,31 +77,6 @@ func writeTagged(w http.ResponseWriter, r *http.Request, mediaType string, body 
 	_, _ = w.Write(body)
 }
 
-const receiptType = "application/json"
-
-// getReceipt gives the receipt for the state that holds now.
-func (s *Server) getReceipt(w http.ResponseWriter, r *http.Request) error {
-	w.Header().Set("Vary", "Accept")
-	mediaType := negotiate(r.Header.Values("Accept"), receiptType)
-	if mediaType == "" {
-		return calpe.Errorf(calpe.CodeNotAcceptable, "A receipt is given as %s.", receiptType)
-	}
-	d, _, err := s.ownDocument(r)
-	if err != nil {
-		return err
-	}
-	got, err := s.issuer.receipt(r.Context(), d)
-	if err != nil {
-		return err
-	}
-	body, err := got.Encode()
-	if err != nil {
-		return err
-	}
-	writeTagged(w, r, mediaType, body)
-	return nil
-}
-
 // getContent sends the document, or the one range of bytes that is asked for
 // (RFC 9110, 14.2). A range that can't be read as one is passed over, as the
 // RFC allows.

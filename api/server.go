@@ -11,6 +11,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -25,6 +26,7 @@ import (
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/intake"
 	"github.com/calpe/calpe/receipt"
+	"github.com/calpe/calpe/receipt/ots"
 )
 
 // Intake takes documents and commitments, and gives documents back.
@@ -64,6 +66,10 @@ type Config struct {
 	Pace             Pace     // defaults where it is zero
 	Streams          Streams  // defaults where it is zero
 	Schedule         Schedule // what is zero isn't spoken of
+	// CalendarURI is where OpenTimestamps clients can ask for the rest of a
+	// timestamp whose entry no block holds yet: it stands in .ots files from before.
+	// Empty: there are none from before.
+	CalendarURI string
 	// Finder is behind /v1/find; nil: there is no /v1/find. FindPerMinute is what one
 	// client network may ask of it (default 30), FindTotal what all may (default 600).
 	Finder        Finder
@@ -100,6 +106,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.FindPerMinute < 0 || cfg.FindTotal < 0 {
 		return nil, errors.New("api: FindPerMinute and FindTotal must be positive")
+	}
+	if _, err := ots.PendingAt(cfg.CalendarURI); err != nil && cfg.CalendarURI != "" {
+		return nil, fmt.Errorf("api: CalendarURI: %w", err)
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

@@ -70,7 +70,7 @@ func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
 		Next: m.Next, Checkpointed: m.Checkpointed, Broadcast: m.Broadcast, Confirmed: m.Confirmed, Final: m.Final,
 		Network: s.cfg.Identity.Network, Log: s.cfg.Identity.Hash(), Time: now, AnchorsLeft: outlook.AnchorsLeft,
 	}
-	f := forecast{schedule: s.cfg.Schedule, block: blockInterval(s.cfg.Identity.Network), now: now, last: outlook.LastAttempt}
+	f := s.forecast(now, outlook)
 	if len(newest) > 0 {
 		summary := summarize(newest[0])
 		answer.NewestAnchor, f.depth = &summary, newest[0].Depth
@@ -95,6 +95,23 @@ type forecast struct {
 	now      time.Time
 	last     time.Time // when the newest anchor transaction was made
 	depth    uint32    // confirmations of the newest anchor
+}
+
+func (s *Server) forecast(now time.Time, outlook Outlook) forecast {
+	return forecast{schedule: s.cfg.Schedule, block: blockInterval(s.cfg.Identity.Network), now: now, last: outlook.LastAttempt}
+}
+
+// confirmation is when a block is expected to hold an entry that none holds yet;
+// nil: that can't be reckoned.
+func (f forecast) confirmation(m calpe.Watermarks, index uint64) *time.Time {
+	e := f.expect(m)
+	if index < m.Broadcast {
+		return e.Confirmed
+	}
+	if e.Broadcast == nil || f.block == 0 || f.schedule.Target == 0 {
+		return nil
+	}
+	return f.at(e.Broadcast.Add(time.Duration(f.schedule.Target)*f.block), f.now)
 }
 
 // expect gives a time for each size that has something to reach. A later stage

@@ -380,7 +380,7 @@ func transaction(spends calpe.Outpoint, input, output []byte) []byte {
 func (w *world) mine(height uint32, final bool) calpe.Anchor {
 	w.t.Helper()
 	payload := calpe.Payload{Size: w.head.Size, Root: w.head.Root}
-	coinbase := transaction(calpe.Outpoint{Vout: math.MaxUint32}, []byte{1, byte(height), 0}, []byte{0x51})
+	coinbase := transaction(calpe.Outpoint{Vout: math.MaxUint32}, []byte{1, byte(height), 0, 0}, []byte{0x51})
 	tx := transaction(calpe.Outpoint{TxID: calpe.BlockHash{byte(height)}}, nil, payload.Script())
 	ids := [2]calpe.BlockHash{doubleHash(coinbase), doubleHash(tx)}
 	root := doubleHash(slices.Concat(ids[0][:], ids[1][:]))
