@@ -49,6 +49,11 @@ func NewDetachedFile(hash Tag, t Timestamp) (DetachedFile, error) {
 	return DetachedFile{hash, t}, nil
 }
 
+// IsFile reports whether data begins as every .ots file does, and nothing else.
+func IsFile(data []byte) bool {
+	return strings.HasPrefix(string(data[:min(len(data), len(magic))]), magic)
+}
+
 // Parse reads a file of at most [MaxFile] bytes. Nothing may follow it. An
 // unknown operation is an error, as what it makes isn't known; an unknown
 // attestation is kept. The error names the place. What is read is well formed,

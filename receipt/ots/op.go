@@ -94,6 +94,9 @@ func (o Op) String() string {
 	return o.Tag.String() + " " + hex.EncodeToString([]byte(o.Arg))
 }
 
+// MarshalText implements [encoding.TextMarshaler] with [Op.String].
+func (o Op) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
+
 // Apply returns the message that the operation makes of another one, in memory
 // of its own. An operation that doesn't exist and messages or arguments beyond
 // the format's limits are errors.

@@ -138,20 +138,10 @@ func NewTimestamp(message []byte, ops []Op, a Attestation) (Timestamp, error) {
 	if a == (Attestation{}) {
 		return Timestamp{}, fmt.Errorf("make timestamp: %w", errNoAttestation)
 	}
-	if err := checkMessage(message); err != nil {
+	if _, err := applyAll(message, ops); err != nil {
 		return Timestamp{}, fmt.Errorf("make timestamp: %w", err)
 	}
-	for m, i := message, 0; i < len(ops); i++ {
-		var err error
-		if m, err = ops[i].Apply(m); err != nil {
-			return Timestamp{}, fmt.Errorf("make timestamp: operation %d: %w", i, err)
-		}
-	}
-	n := &node{attestations: []Attestation{a}}
-	for _, op := range slices.Backward(ops) {
-		n = &node{steps: []step{{op, n}}}
-	}
-	t := Timestamp{string(message), n}
+	t := Timestamp{string(message), line(ops, &node{attestations: []Attestation{a}})}
 	if err := t.check(); err != nil {
 		return Timestamp{}, fmt.Errorf("make timestamp: %w", err)
 	}
@@ -181,6 +171,50 @@ func checkMessage(message []byte) error {
 		return fmt.Errorf("message has %d bytes, more than %d", len(message), MaxMessage)
 	}
 	return nil
+}
+
+// From returns the timestamp of a message from which operations lead to the one
+// that t is about: that of a document's digest, say, whose hash with a nonce was
+// sent to a calendar. An error has [ErrOtherMessage] in its chain if they lead to
+// another one.
+func (t Timestamp) From(message []byte, ops []Op) (Timestamp, error) {
+	if t.root == nil {
+		return Timestamp{}, fmt.Errorf("lead to timestamp: %w", errNoTimestamp)
+	}
+	last, err := applyAll(message, ops)
+	if err != nil {
+		return Timestamp{}, fmt.Errorf("lead to timestamp: %w", err)
+	}
+	if string(last) != t.message {
+		return Timestamp{}, fmt.Errorf("lead to timestamp: %w", ErrOtherMessage)
+	}
+	from := Timestamp{string(message), line(ops, t.root)}
+	if err := from.check(); err != nil {
+		return Timestamp{}, fmt.Errorf("lead to timestamp: %w", err)
+	}
+	return from, nil
+}
+
+// applyAll returns the message that the operations make one after another.
+func applyAll(message []byte, ops []Op) ([]byte, error) {
+	if err := checkMessage(message); err != nil {
+		return nil, err
+	}
+	for i, op := range ops {
+		var err error
+		if message, err = op.Apply(message); err != nil {
+			return nil, fmt.Errorf("operation %d: %w", i, err)
+		}
+	}
+	return message, nil
+}
+
+// line is the node from which operations lead to n.
+func line(ops []Op, n *node) *node {
+	for _, op := range slices.Backward(ops) {
+		n = &node{steps: []step{{op, n}}}
+	}
+	return n
 }
 
 // check refuses what no reader would take.

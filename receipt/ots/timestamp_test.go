@@ -372,3 +372,33 @@ func TestUpgradeRefuses(t *testing.T) {
 	_, err = DetachedFile{}.Upgrade(deep(1))
 	wantError(t, err, "upgrade timestamp: the timestamp is empty")
 }
+
+func TestFrom(t *testing.T) {
+	pending := mustPend(t, "https://a.example")
+	end := applied(t, Op{Tag: SHA256}, applied(t, Op{Append, "nonce"}, []byte(zeroDigest)))
+	answer := mustMake(t, string(end), []Op{{Append, "salt"}, {Tag: SHA256}}, pending)
+	ops := []Op{{Append, "nonce"}, {Tag: SHA256}}
+	got, err := answer.From([]byte(zeroDigest), ops)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := mustMake(t, zeroDigest, append(ops, Op{Append, "salt"}, Op{Tag: SHA256}), pending)
+	if a, b := mustWrite(t, got), mustWrite(t, want); !bytes.Equal(a, b) || string(got.Message()) != zeroDigest {
+		t.Errorf("%x, want %x", a, b)
+	}
+	if same, err := answer.From(end, nil); err != nil || !bytes.Equal(mustWrite(t, same), mustWrite(t, answer)) {
+		t.Errorf("from the message itself: %v", err)
+	}
+	if _, err := answer.From([]byte(zeroDigest), ops[:1]); !errors.Is(err, ErrOtherMessage) {
+		t.Errorf("to another message: %v", err)
+	}
+	_, err = answer.From([]byte(zeroDigest), []Op{{Tag: SHA256}, {Tag: 0x99}})
+	wantError(t, err, "operation 1", "0x99")
+	_, err = answer.From(make([]byte, MaxMessage+1), nil)
+	wantError(t, err, "4097 bytes")
+	_, err = Timestamp{}.From(nil, nil)
+	wantError(t, err, "empty")
+	there := slices.Repeat([]Op{{Tag: Reverse}}, MaxDepth-1) // an even number of times
+	_, err = answer.From(end, there)
+	wantError(t, err, "more than 255")
+}

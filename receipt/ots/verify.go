@@ -3,7 +3,9 @@ package ots
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/calpe/calpe"
@@ -79,6 +81,33 @@ func Verify(in Input) Report {
 		r.Block = best.Block
 	}
 	return r
+}
+
+// Malformed is the report on what [Parse] refuses.
+func Malformed(err error) Report {
+	return Report{Existed: receipt.Verdict{Status: receipt.Refuted, Reason: receipt.ReasonMalformed,
+		Text: fmt.Sprintf("This is not an OpenTimestamps file that can be read: %v.", err)}}
+}
+
+// WriteText writes the report in plain words: the verdict, and where there are
+// several attestations a line for each.
+func (r Report) WriteText(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Existed     %-9s  %s\n", answer(r.Existed), r.Existed.Text)
+	if len(r.Results) > 1 {
+		for _, result := range r.Results {
+			fmt.Fprintf(&b, "  %-9s  %s: %s\n", answer(result.Verdict), result.Attestation, result.Text)
+		}
+	}
+	if r.Block != nil && r.Block.Test {
+		fmt.Fprintf(&b, "TEST NETWORK %s: no evidential value. Anybody can make such a block.\n", r.Block.Network)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func answer(v receipt.Verdict) string {
+	return strings.ToUpper(strings.ReplaceAll(string(v.Status), "-", " "))
 }
 
 // better reports whether r says more than s about whether a document existed: it

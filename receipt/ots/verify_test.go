@@ -192,3 +192,42 @@ func TestReportJSON(t *testing.T) {
 		}
 	}
 }
+
+func TestReportText(t *testing.T) {
+	chain := chainOf(t, "headers", false)
+	digest := rootAt(t, chain, 5)
+	for name, c := range map[string]struct {
+		body string
+		want []string
+	}{
+		"one":     {block(5), []string{"Existed     HOLDS      before ", "\nTEST NETWORK regtest: no evidential value."}},
+		"several": {"\xff" + block(4) + "\xff" + block(5) + pendingAt("https://a"), []string{"Existed     HOLDS  ", "\n  REFUTED    Bitcoin block 4: It leads", "\n  HOLDS      Bitcoin block 5: before", "\n  NOT YET    pending at https://a: The"}},
+		"pending": {pendingAt("https://a"), []string{"Existed     NOT YET    The calendar https://a had taken it"}},
+	} {
+		f := mustParse(t, []byte(magic+"\x01\x08"+digest+c.body))
+		var b strings.Builder
+		if err := Verify(Input{File: f, Digest: []byte(digest), Headers: chain}).WriteText(&b); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range c.want {
+			if !strings.Contains(b.String(), want) {
+				t.Errorf("%s: no %q in\n%s", name, want, b.String())
+			}
+		}
+		if name != "several" && strings.Count(b.String(), "\n") > 2 || name == "pending" && strings.Contains(b.String(), "TEST") {
+			t.Errorf("%s: %s", name, b.String())
+		}
+	}
+	_, err := Parse([]byte("PK"))
+	if r := Malformed(err); r.Existed.Status != receipt.Refuted || r.Existed.Reason != receipt.ReasonMalformed || !strings.Contains(r.Existed.Text, "not an OpenTimestamps file") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestIsFile(t *testing.T) {
+	for data, want := range map[string]bool{"": false, "{}": false, magic: true, magic + "x": true, magic[:30]: false, "x" + magic: false} {
+		if got := IsFile([]byte(data)); got != want {
+			t.Errorf("%q: %v", data, got)
+		}
+	}
+}
