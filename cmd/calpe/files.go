@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -68,12 +69,15 @@ func createFile(path string, data []byte) error {
 	if err != nil {
 		return fmt.Errorf("create file: %w", err)
 	}
-	// Crash here: an empty or cut file is left, which its reader refuses.
-	if err := finish(f, func(w io.Writer) error { _, err := w.Write(data); return err }); err != nil {
-		_ = os.Remove(path) // err says more
-		return fmt.Errorf("write %s: %w", shown(path), err)
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("create file: %w", err)
 	}
-	return syncFolder(filepath.Dir(path))
+	// Crash here: an empty file is left, which its reader refuses.
+	err = replaceFile(path, privateFile, func(w io.Writer) error { _, err := w.Write(data); return err })
+	if err != nil {
+		_ = os.Remove(path) // err says more
+	}
+	return err
 }
 
 // syncFolder makes the names in a folder durable. Windows has no such call.
@@ -149,20 +153,30 @@ func (a *app) hashDocument(ctx context.Context, path string) (document, error) {
 		return document{}, err
 	}
 	defer f.Close()
-	digest, n, err := a.hash(ctx, f, "hash "+filepath.Base(path), size)
+	h := sha256.New()
+	n, err := a.hash(ctx, h, f, "hash "+filepath.Base(path), size)
 	if err != nil {
 		return document{}, fmt.Errorf("read it: %w", err)
 	}
-	return document{path: path, size: n, digest: digest}, nil
+	return document{path: path, size: n, digest: calpe.Digest(h.Sum(nil))}, nil
 }
 
 // hashInput is the digest of a file of any kind, or of Stdin if path is "-".
 func (a *app) hashInput(ctx context.Context, path string) (calpe.Digest, error) {
+	sum, err := a.hashInputBy(ctx, path, sha256.New())
+	if err != nil {
+		return calpe.Digest{}, err
+	}
+	return calpe.Digest(sum), nil
+}
+
+// hashInputBy is hashInput by another hash function.
+func (a *app) hashInputBy(ctx context.Context, path string, h hash.Hash) ([]byte, error) {
 	in, size := a.Stdin, int64(-1)
 	if path != "-" {
 		f, err := os.Open(path)
 		if err != nil {
-			return calpe.Digest{}, err
+			return nil, err
 		}
 		defer f.Close()
 		if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
@@ -170,19 +184,16 @@ func (a *app) hashInput(ctx context.Context, path string) (calpe.Digest, error) 
 		}
 		in = f
 	}
-	digest, _, err := a.hash(ctx, in, "hash "+filepath.Base(path), size)
-	if err != nil {
-		return calpe.Digest{}, fmt.Errorf("read %s: %w", shown(path), err)
+	if _, err := a.hash(ctx, h, in, "hash "+filepath.Base(path), size); err != nil {
+		return nil, fmt.Errorf("read %s: %w", shown(path), err)
 	}
-	return digest, nil
+	return h.Sum(nil), nil
 }
 
-func (a *app) hash(ctx context.Context, r io.Reader, label string, size int64) (digest calpe.Digest, n int64, err error) {
+func (a *app) hash(ctx context.Context, h hash.Hash, r io.Reader, label string, size int64) (int64, error) {
 	meter := a.meter(label, size)
 	defer meter.done()
-	h := sha256.New()
-	n, err = io.Copy(h, &meteredReader{ctx: ctx, r: r, meter: meter})
-	return calpe.Digest(h.Sum(nil)), n, err
+	return io.Copy(h, &meteredReader{ctx: ctx, r: r, meter: meter})
 }
 
 func readReceipt(path string) (receipt.Receipt, error) {

@@ -82,6 +82,7 @@ type cli struct {
 	Find     findCommand     `cmd:"" help:"Ask a service about a document, or the code of one, without a receipt."`
 	Headers  headersCommand  `cmd:"" help:"Fetch Bitcoin's block headers from a node into a file, for verify."`
 	Identity identityCommand `cmd:"" help:"Print the identity of a service's log, to be pinned."`
+	OTS      otsCommand      `cmd:"" name:"ots" help:"OpenTimestamps files: stamp, upgrade, merge, verify; a receipt as one."`
 	Audit    auditCommand    `cmd:"" help:"Mirror the public log of a service, and check all of it."`
 	Certify  certifyCommand  `cmd:"" help:"For agencies: sign a certification of a document."`
 	Keygen   keygenCommand   `cmd:"" help:"For agencies: make the key that signs certifications."`

@@ -13,6 +13,7 @@ import (
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/receipt"
 	"github.com/calpe/calpe/receipt/headers"
+	"github.com/calpe/calpe/receipt/ots"
 )
 
 type verifyCommand struct {
@@ -23,7 +24,7 @@ type verifyCommand struct {
 	Require []string `help:"The verdicts that decide the exit code, out of existence, log, certification. Default: existence; log, if an identity is pinned; certification, if also the receipt has one." placeholder:"VERDICT,…"`
 	JSON    bool     `name:"json" help:"Print the report as JSON: {asked, answer, report}."`
 	File    string   `arg:"" help:"The document; - is the standard input."`
-	Receipt string   `arg:"" help:"Its receipt."`
+	Receipt string   `arg:"" help:"Its receipt, or a .ots file."`
 }
 
 func (verifyCommand) Help() string {
@@ -70,12 +71,16 @@ func (c *verifyCommand) Run(ctx context.Context, a *app) error {
 	if c.File == "-" && c.Receipt == "-" {
 		return errors.New("only one of document and receipt can be the standard input")
 	}
-	r, bad, err := c.readReceipt(a)
+	data, err := c.readProof(a)
 	if err != nil {
 		return err
 	}
-	if bad != nil {
-		return c.print(a, ask(required, id, r), *bad)
+	if ots.IsFile(data) {
+		return c.verifyOTS(ctx, a, data)
+	}
+	r, err := receipt.Decode(data)
+	if err != nil {
+		return c.print(a, ask(required, id, r), receipt.Malformed(err))
 	}
 	asked := ask(required, id, r)
 	chain, err := c.chain(ctx, a, asked, r)
@@ -126,23 +131,12 @@ func ask(required []verdict, id *receipt.Identity, r receipt.Receipt) []verdict 
 	return asked
 }
 
-// readReceipt gives the receipt, or the report on a file that isn't one.
-func (c *verifyCommand) readReceipt(a *app) (receipt.Receipt, *receipt.Report, error) {
-	var data []byte
-	var err error
+// readProof reads the receipt, or what is in its place: a .ots file is smaller.
+func (c *verifyCommand) readProof(a *app) ([]byte, error) {
 	if c.Receipt == "-" {
-		data, err = readLimited(a.Stdin, "standard input", receipt.MaxSize)
-	} else {
-		data, err = readFile(c.Receipt, receipt.MaxSize)
+		return readLimited(a.Stdin, "standard input", receipt.MaxSize)
 	}
-	if err != nil {
-		return receipt.Receipt{}, nil, err
-	}
-	r, err := receipt.Decode(data)
-	if err != nil {
-		return receipt.Receipt{}, new(receipt.Malformed(err)), nil
-	}
-	return r, nil, nil
+	return readFile(c.Receipt, receipt.MaxSize)
 }
 
 // chain is the verified chain of headers; nil if none was given, or if there is
@@ -235,18 +229,28 @@ func answer(asked []verdict, r receipt.Report) receipt.Status {
 }
 
 func (c *verifyCommand) print(a *app, asked []verdict, r receipt.Report) error {
-	got := answer(asked, r)
+	return a.printReport(c.JSON, fmt.Sprintf("%s with %s", shown(c.File), shown(c.Receipt)), asked, answer(asked, r), r)
+}
+
+// report is what one of the verifiers found.
+type report interface {
+	WriteText(w io.Writer) error
+}
+
+// printReport prints a report and the answer to what was asked, and gives the
+// exit code.
+func (a *app) printReport(asJSON bool, title string, asked []verdict, got receipt.Status, r report) error {
 	var err error
-	if c.JSON {
+	if asJSON {
 		enc := json.NewEncoder(a.Stdout)
 		enc.SetIndent("", "  ")
 		err = enc.Encode(struct {
 			Asked  []verdict      `json:"asked"`
 			Answer receipt.Status `json:"answer"`
-			Report receipt.Report `json:"report"`
+			Report report         `json:"report"`
 		}{asked, got, r})
 	} else {
-		err = c.printText(a, asked, got, r)
+		err = a.printReportText(title, asked, got, r)
 	}
 	if err != nil {
 		return err
@@ -261,9 +265,9 @@ func (c *verifyCommand) print(a *app, asked []verdict, r receipt.Report) error {
 	}
 }
 
-func (c *verifyCommand) printText(a *app, asked []verdict, got receipt.Status, r receipt.Report) error {
+func (a *app) printReportText(title string, asked []verdict, got receipt.Status, r report) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s with %s\n", shown(c.File), shown(c.Receipt))
+	fmt.Fprintf(&b, "%s\n", title)
 	if err := r.WriteText(&b); err != nil {
 		return err
 	}
