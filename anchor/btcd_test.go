@@ -68,7 +68,7 @@ func (w *realWorld) restart() {
 	if w.engine, err = anchor.New(anchor.Config{
 		Network: w.net, Store: w.store, Node: w.node, Signer: signer, Log: w.log, Caps: w.caps,
 		Interval: interval, Now: func() time.Time { return w.now },
-		Halt: func(reason error) { w.t.Errorf("intake was stopped: %v", reason) },
+		StopIntake: func(reason error) { w.t.Errorf("intake was stopped: %v", reason) },
 	}); err != nil {
 		w.t.Fatalf("make engine: %v", err)
 	}

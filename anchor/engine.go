@@ -148,9 +148,10 @@ type Config struct {
 	Wake     <-chan struct{}
 	Now      func() time.Time
 	Logger   *slog.Logger
-	// Halt is called with an error that is [ErrAheadOfLog], in every step in
-	// which that holds. It must stop intake and not block.
-	Halt func(reason error)
+	// StopIntake is called with an error that is [ErrAheadOfLog], in every step in
+	// which that holds. Nothing may be recorded from then on until the database has
+	// been compared with what is published and anchored. It must not block.
+	StopIntake func(reason error)
 }
 
 // Engine anchors one log. Run and Step must not be called concurrently; Status
@@ -190,8 +191,8 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	if cfg.Halt == nil {
-		return nil, errors.New("anchor engine has no Halt: an anchored size above the head must stop intake")
+	if cfg.StopIntake == nil {
+		return nil, errors.New("anchor engine has no StopIntake: an anchored size above the head must stop intake")
 	}
 	if cfg.Store == nil || cfg.Node == nil || cfg.Signer == nil || cfg.Log == nil {
 		return nil, errors.New("anchor engine lacks its store, node, signer or log")
@@ -340,6 +341,6 @@ func (e *Engine) checkLog(ctx context.Context, snap ledger.Snapshot) error {
 		return nil
 	}
 	err = fmt.Errorf("%w: a block holds an anchor of %d entries, and the log has %d", ErrAheadOfLog, snap.Anchored, next)
-	e.cfg.Halt(err)
+	e.cfg.StopIntake(err)
 	return err
 }

@@ -671,7 +671,7 @@ func TestRun(t *testing.T) {
 		wake := make(chan struct{}, 1)
 		engine, err := anchor.New(anchor.Config{
 			Network: calpe.Regtest, Store: w.store, Node: w.node, Signer: w.signer, Log: w.log, Caps: w.caps,
-			Poll: 5 * time.Second, Wake: wake, Halt: func(error) {},
+			Poll: 5 * time.Second, Wake: wake, StopIntake: func(error) {},
 		})
 		if err != nil {
 			t.Fatalf("make engine: %v", err)
@@ -710,12 +710,12 @@ func TestRun(t *testing.T) {
 
 func TestConfig(t *testing.T) {
 	w := newWorld(t, newMemStore())
-	good := anchor.Config{Network: calpe.Regtest, Store: w.store, Node: w.node, Signer: w.signer, Log: w.log, Halt: func(error) {}}
+	good := anchor.Config{Network: calpe.Regtest, Store: w.store, Node: w.node, Signer: w.signer, Log: w.log, StopIntake: func(error) {}}
 	if _, err := anchor.New(good); err != nil {
 		t.Fatalf("defaults are refused: %v", err)
 	}
 	for name, spoil := range map[string]func(*anchor.Config){
-		"no halt":         func(c *anchor.Config) { c.Halt = nil },
+		"no stop":         func(c *anchor.Config) { c.StopIntake = nil },
 		"no node":         func(c *anchor.Config) { c.Node = nil },
 		"unknown network": func(c *anchor.Config) { c.Network = "moon" },
 		"caps too low":    func(c *anchor.Config) { c.Caps.Fee = 10 },

@@ -155,7 +155,7 @@ func (w *world) restart() {
 	w.engine, err = anchor.New(anchor.Config{
 		Network: calpe.Regtest, Store: w.faults, Node: w.node, Signer: w.signer, Log: w.log, Caps: w.caps,
 		Fallback: 3 * ledger.SatPerVB, Interval: interval, Depth: 6, Resend: 10 * time.Minute,
-		Now: func() time.Time { return w.now }, Halt: func(reason error) { w.halted = reason },
+		Now: func() time.Time { return w.now }, StopIntake: func(reason error) { w.halted = reason },
 		Logger: slog.New(slog.NewTextHandler(&w.logged, nil)),
 	})
 	if err != nil {

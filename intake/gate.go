@@ -228,6 +228,14 @@ func (g *gate) doubt(generation uint64, reason error) {
 	g.wake()
 }
 
+// doubtNow is doubt about whatever holds at the moment.
+func (g *gate) doubtNow(reason error) {
+	g.mu.Lock()
+	generation := g.generation
+	g.mu.Unlock()
+	g.doubt(generation, reason)
+}
+
 // halt closes the gate for good.
 func (g *gate) halt(reason error) {
 	g.log.Error("intake is halted, an operator must look", slog.Any("reason", reason))

@@ -168,6 +168,12 @@ func (r *Recorder) Stop(ctx context.Context) error {
 // still answered.
 func (r *Recorder) Halt(reason error) { r.gate.halt(reason) }
 
+// Recheck stops intake until the database has been compared with the fence, the
+// published log and the anchors, as at the start: it is recovered if it has gone
+// back, or intake is halted if that can't be. During such a comparison it does
+// nothing, so whoever still has the reason afterwards calls it again.
+func (r *Recorder) Recheck(reason error) { r.gate.doubtNow(reason) }
+
 // Status is what the Recorder is doing, for a readiness check.
 type Status struct {
 	State  State

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -515,7 +516,7 @@ func TestHalt(t *testing.T) {
 		w := newWorld(t)
 		p := w.start(t, new(batchtest.Faults))
 		p.mustSubmit(t, 2)
-		p.Halt(fmt.Errorf("anchor engine: %w", intake.ErrAheadOfLog))
+		p.Halt(fmt.Errorf("sealer: %w", intake.ErrForked))
 		if _, err := p.submit(t); code(err) != calpe.CodeIntakeStopped {
 			t.Errorf("record: %v", err)
 		}
@@ -528,6 +529,50 @@ func TestHalt(t *testing.T) {
 			t.Errorf("reading: %v", err)
 		}
 	})
+}
+
+// TestRecheck: who finds an anchor above the log's head makes intake compare. A
+// database that has gone back is recovered, and halts nothing for good.
+func TestRecheck(t *testing.T) {
+	reason := errors.New("a block holds an anchor of 31 entries")
+	for _, tt := range []struct {
+		name     string
+		size     uint64 // of the older database
+		anchored uint64
+		want     intake.State
+	}{
+		{"nothing is missing", 41, 31, intake.StateOpen},
+		{"older database", 20, 31, intake.StateOpen},
+		{"older database, more anchored than is published", 20, 32, intake.StateHalted},
+		{"more anchored than there ever was", 41, 42, intake.StateHalted},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := before(t, true)
+				var anchored atomic.Uint64
+				p := w.start(t, new(batchtest.Faults), func(c *intake.RecorderConfig) {
+					c.Anchored = func(context.Context) (uint64, error) { return anchored.Load(), nil }
+				})
+				p.wantState(t, intake.StateOpen)
+				w.state.GoBack(tt.size)
+				anchored.Store(tt.anchored)
+				p.Recheck(reason)
+				if r, err := p.submit(t); err == nil && r.First < 41 {
+					t.Fatalf("index %d was handed out twice", r.First)
+				}
+				synctest.Wait()
+				p.wantState(t, tt.want)
+				if tt.want == intake.StateHalted {
+					if err := p.Status().Reason; !errors.Is(err, intake.ErrAheadOfLog) {
+						t.Errorf("halted for %v", err)
+					}
+					return
+				}
+				p.mustSubmit(t, 3)
+				w.check(t)
+			})
+		})
+	}
 }
 
 // TestBadSubmissionHarmsNobody: one that the database refuses is in a group with others.

@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/calpe/calpe"
-	"github.com/calpe/calpe/anchor"
 	"github.com/calpe/calpe/anchor/ledger"
 	"github.com/calpe/calpe/anchor/wallet"
 	"github.com/calpe/calpe/api"
@@ -284,7 +283,7 @@ func (s *service) lead(ctx context.Context, role string, run func(ctx context.Co
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // the shutdown is why it ended
 		}
-		if errors.Is(err, batch.ErrForked) || errors.Is(err, anchor.ErrAheadOfLog) {
+		if errors.Is(err, batch.ErrForked) {
 			s.recorder.Halt(err)
 			s.log.ErrorContext(ctx, "stopped: an operator has to look", slog.String("role", role), slog.Any("error", err))
 			return nil

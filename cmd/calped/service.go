@@ -163,7 +163,7 @@ func (s *service) openEngine(c *serveCommand) error {
 	s.engine, err = anchor.New(anchor.Config{
 		Network: s.identity.Network, Store: s.db.Anchors(), Node: s.node, Signer: signer, Log: s.db,
 		Caps: caps, Fallback: fallback, Target: c.Target, Interval: c.Anchoring.Interval, Depth: c.Depth,
-		Poll: c.Poll, Now: s.app.now, Logger: s.log, Halt: s.recorder.Halt,
+		Poll: c.Poll, Now: s.app.now, Logger: s.log, StopIntake: s.recorder.Recheck,
 	})
 	return err
 }
