@@ -54,7 +54,8 @@ func (c *testChain) add(root calpe.BlockHash) []byte {
 	binary.LittleEndian.PutUint32(raw, 0x20000000)
 	copy(raw[4:], previous[:])
 	copy(raw[36:], root[:])
-	binary.LittleEndian.PutUint32(raw[68:], 1_790_000_000+600*uint32(len(c.raw)))
+	before := binary.LittleEndian.Uint32(c.raw[c.tip()][68:])
+	binary.LittleEndian.PutUint32(raw[68:], max(before+1, 1_790_000_000+600*uint32(len(c.raw))))
 	binary.LittleEndian.PutUint32(raw[72:], 0x207fffff)
 	for nonce := range uint32(1 << 16) {
 		binary.LittleEndian.PutUint32(raw[76:], nonce)

@@ -13,13 +13,14 @@ import (
 )
 
 type headersCommand struct {
-	nodeFlags
+	nodesFlags
+	chainRules
 	Network string `help:"The network: mainnet, testnet3, testnet4, signet, regtest or simnet." variable:"CALPE_NETWORK" default:"mainnet"`
 	File    string `arg:"" help:"File of raw block headers, 80 bytes each, from the genesis block on. It is made or extended."`
 }
 
 func (headersCommand) Help() string {
-	return `Fetches the headers of the node's best chain. Each one is verified by the rules of Bitcoin before it is written, so the node is trusted with nothing but being up to date. A file that exists is extended; where the chain was reorganised, its tail is replaced. An interrupted run is gone on with by the next. For mainnet that is about 80 MB, and some minutes with a node nearby.
+	return `Fetches the headers of the node's best chain. Each one is verified by the rules of Bitcoin, from the genesis block on, before it is written, so the node is trusted with nothing but being up to date. Several nodes are compared: the chain with the most work is written, and if they differ in more than the last 3 blocks, nothing of that is. A file that exists is extended; where the chain was reorganised, its tail is replaced. An interrupted run is gone on with by the next. For mainnet that is about 80 MB, and some minutes with a node nearby.
 
 Any other way to such a file is as good: it is checked again at every use.`
 }
@@ -29,28 +30,30 @@ func (c *headersCommand) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return fmt.Errorf("--network: %w", err)
 	}
-	if c.Node == "" {
+	if len(c.Node) == 0 {
 		return errors.New("no Bitcoin node: give --node URL or set CALPE_NODE")
+	}
+	demands, err := c.parse()
+	if err != nil {
+		return err
 	}
 	params, err := headers.ParamsFor(network)
 	if err != nil {
 		return err
 	}
+	params.Pins = append(params.Pins, demands.pins...) // found out at once, and not after 900,000 headers
 	chain, err := startingChain(c.File, params)
 	if err != nil {
 		return err
 	}
-	node, err := c.open()
+	peers, closeAll, err := c.openAll(ctx, network)
 	if err != nil {
 		return err
 	}
-	defer node.Close()
-	if err := node.CheckNetwork(ctx, network); err != nil {
-		return err
-	}
+	defer closeAll()
 	progress, done := a.fetchProgress()
 	before, _ := chain.Tip()
-	longer, err := syncer{node, progress, c.save, saveEvery}.run(ctx, chain)
+	longer, err := follow(ctx, peers, chain, syncer{progress: progress, save: c.save, every: saveEvery})
 	done()
 	if longer != chain || before == 0 {
 		err = errors.Join(err, c.save(longer))
@@ -58,7 +61,7 @@ func (c *headersCommand) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return headersError(err, shown(c.File))
 	}
-	return c.report(a, longer)
+	return c.report(a, longer, demands)
 }
 
 // startingChain reads the file, or starts with the genesis block if there is none.
@@ -90,7 +93,7 @@ func (c *headersCommand) save(chain *headers.Chain) error {
 	return replaceFile(c.File, publicFile, func(w io.Writer) error { _, err := chain.WriteTo(w); return err })
 }
 
-func (c *headersCommand) report(a *app, chain *headers.Chain) error {
+func (c *headersCommand) report(a *app, chain *headers.Chain, demands demands) error {
 	height, hash := chain.Tip()
 	_, err := fmt.Fprintf(a.Stdout, "%s: %s up to block %d, %s\n", shown(c.File), chain.Network(), height, hash)
 	if err != nil {
@@ -98,6 +101,9 @@ func (c *headersCommand) report(a *app, chain *headers.Chain) error {
 	}
 	if !chain.EnoughWork() {
 		return fmt.Errorf("%w: the node is still syncing: its chain has less work than %s is known to have. Run the same command again when it has finished", errNotYet, chain.Network())
+	}
+	if err := demands.unreached(chain); err != nil {
+		return fmt.Errorf("%w: %w. Run the same command again when the node has it", errNotYet, err)
 	}
 	return nil
 }

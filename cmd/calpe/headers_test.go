@@ -363,6 +363,15 @@ func TestHeadersFromBtcd(t *testing.T) {
 	if tip, _ := chain.Tip(); tip != node.Height || tip != 25 {
 		t.Errorf("file ends at %d, the node at %d", tip, node.Height)
 	}
+	// Beside nodes that have the same chain, or another one.
+	same := newChain(t)
+	for raw := h.read("chain.bin")[calpe.HeaderSize:]; len(raw) > 0; raw = raw[calpe.HeaderSize:] {
+		same.raw = append(same.raw, raw[:calpe.HeaderSize])
+	}
+	longer := same.fork(25, 3, 7)
+	h.expect(exitOK, append(h.syncAll(newNode(t, same), newNode(t, longer)), "--node", node.URL), "up to block 28")
+	h.expect(exitUsage, append(h.syncAll(newNode(t, same.fork(12, 20, 7))), "--node", node.URL), "the nodes disagree: block 13 is ")
+	h.same(longer)
 	// Of our own service's chain it knows nothing.
 	file, path := h.final("a.txt", "hello")
 	h.expect(exitRefuted, []string{"verify", file, path, "--node", node.URL}, "reorganised away")

@@ -18,7 +18,12 @@ import (
 
 // nodeFlags are how to reach a Bitcoin node.
 type nodeFlags struct {
-	Node            string `help:"JSON-RPC address of a Bitcoin node (btcd or Bitcoin Core; pruned is enough), http://host:port." variable:"CALPE_NODE" placeholder:"URL" group:"Bitcoin node"`
+	Node string `help:"JSON-RPC address of a Bitcoin node (btcd or Bitcoin Core; pruned is enough), http://host:port." variable:"CALPE_NODE" placeholder:"URL" group:"Bitcoin node"`
+	nodeAccess
+}
+
+// nodeAccess is how to be let in.
+type nodeAccess struct {
 	CookieFile      string `help:"Bitcoin Core's cookie file." variable:"CALPE_NODE_COOKIE_FILE" placeholder:"FILE" group:"Bitcoin node"`
 	RPCUser         string `name:"rpc-user" help:"RPC user, instead of a cookie file." variable:"CALPE_NODE_USER" placeholder:"NAME" group:"Bitcoin node"`
 	RPCPassword     string `name:"rpc-password" help:"RPC password. Others on this machine can see a command line: use the variable or a file." variable:"CALPE_NODE_PASSWORD" placeholder:"TEXT" group:"Bitcoin node"`

@@ -18,6 +18,7 @@ import (
 
 type verifyCommand struct {
 	nodeFlags
+	chainRules
 	pinning
 	Headers string   `help:"File of Bitcoin's block headers, see \"calpe headers\". With it no node is asked." variable:"CALPE_HEADERS" placeholder:"FILE"`
 	Depth   int      `help:"How many blocks must stand from the receipt's block to the tip, itself included." default:"6"`
@@ -68,6 +69,10 @@ func (c *verifyCommand) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	demands, err := c.parse()
+	if err != nil {
+		return err
+	}
 	if c.File == "-" && c.Receipt == "-" {
 		return errors.New("only one of document and receipt can be the standard input")
 	}
@@ -86,6 +91,11 @@ func (c *verifyCommand) Run(ctx context.Context, a *app) error {
 	chain, err := c.chain(ctx, a, asked, r)
 	if err != nil {
 		return err
+	}
+	if chain != nil {
+		if err := demands.check(chain); err != nil {
+			return err
+		}
 	}
 	digest, err := a.hashInput(ctx, c.File)
 	if err != nil {
