@@ -5,9 +5,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -21,8 +21,6 @@ import (
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/receipt"
-	"github.com/calpe/calpe/receipt/headers"
-	"github.com/calpe/calpe/receipt/ots"
 )
 
 // serveCalendar starts a server with a calendar, and gives the calendar's address.
@@ -129,9 +127,9 @@ func blockHash(header []byte) string {
 	return calpe.BlockHash(sha256.Sum256(once[:])).String()
 }
 
-// TestOpenTimestampsClients: the clients of two other languages stamp with our
-// calendar, upgrade and verify; each reads what the others wrote, and what we
-// write of a receipt.
+// TestOpenTimestampsClients: the clients of two other languages, and calpe, stamp
+// with our calendar, upgrade and verify; each reads what the others wrote, and
+// what we write of a receipt.
 func TestOpenTimestampsClients(t *testing.T) {
 	js, python := otsClients(t)
 	d := deploy(t)
@@ -144,13 +142,14 @@ func TestOpenTimestampsClients(t *testing.T) {
 		c.write("copy of "+name, c.read(name))
 		c.write("copy of "+name+".ots", c.read(name+".ots"))
 	}
+	c.write("calpe.txt", []byte("stamped by calpe\n"))
+	c.exits(0, "ots", "stamp", "--calendar", uri, "calpe.txt")
 	c.write("deed.txt", []byte("has a receipt\n"))
 	c.exits(0, "upload", "deed.txt")
-	c.writeOTS("deed.txt", uri)
 	c.write("early.txt", c.read("deed.txt"))
-	c.write("early.txt.ots", c.read("deed.txt.ots"))
+	c.write("early.txt.ots", c.otsOf("deed.txt"))
 
-	// No block yet: both say so, in the calendar's words, and change nothing.
+	// No block yet: all say so, in the calendar's words, and change nothing.
 	for name, client := range stampedBy {
 		before := c.read(name + ".ots")
 		said := c.asks(client, 3, "upgrade", uri, name)
@@ -161,6 +160,7 @@ func TestOpenTimestampsClients(t *testing.T) {
 			t.Errorf("%s changed a file without an answer", client.name)
 		}
 	}
+	c.exits(3, "ots", "upgrade", "--calendar", uri, "copy of js.txt.ots", "calpe.txt.ots", "early.txt.ots")
 
 	defer d.node.keepMining(400 * time.Millisecond)()
 	st, err := s.status(t.Context())
@@ -168,100 +168,99 @@ func TestOpenTimestampsClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.awaitFinal(st.Next)
-	c.exits(0, "receipt", "--wait", "final", "--timeout", "90s", "deed.txt.receipt.json")
-	c.writeOTS("deed.txt", "")
 	c.fetchHeaders()
 	js.judge, python.judge = explorer(t, c.read("headers.bin")), "headers.bin"
 	for name, client := range stampedBy {
 		c.asks(client, 0, "upgrade", uri, name)
-		c.upgradeOTS("copy of " + name)
 	}
 	c.asks(js, 0, "upgrade", uri, "early.txt")
-	for _, name := range []string{"js.txt", "python.txt", "copy of js.txt", "copy of python.txt", "deed.txt", "early.txt"} {
+	c.exits(0, "ots", "upgrade", "--calendar", uri, "--headers", "headers.bin", "copy of js.txt.ots", "copy of python.txt.ots", "calpe.txt.ots")
+	c.exits(0, "receipt", "--wait", "final", "--timeout", "90s", "deed.txt.receipt.json")
+	c.exits(0, "ots", "export", "-o", "deed.txt.ots", "deed.txt.receipt.json")
+	if !bytes.Equal(c.otsOf("deed.txt"), c.read("deed.txt.ots")) {
+		t.Error("the service and calpe write another .ots file of one receipt")
+	}
+	s.exitsCleanly() // from here on there is no service
+	for _, name := range []string{"js.txt", "python.txt", "calpe.txt", "copy of js.txt", "copy of python.txt", "deed.txt", "early.txt"} {
 		c.allVerify(name, js, python)
 	}
 	c.noneVerifies("deed.txt", js, python)
-	s.exitsCleanly()
 }
 
-// writeOTS writes a receipt as a .ots file.
-func (c *citizen) writeOTS(name, calendar string) {
+// otsOf is what the service gives of a document that calpe has uploaded.
+func (c *citizen) otsOf(name string) []byte {
 	t := c.d.t
 	t.Helper()
 	r, err := receipt.Decode(c.read(name + ".receipt.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := ots.FromReceipt(r, calendar)
-	if err != nil {
+	var list struct {
+		Documents []struct{ ID, Digest string }
+	}
+	if err := c.d.getJSON(t.Context(), c.env["CALPE_SERVER"]+"/v1/documents", &list); err != nil {
 		t.Fatal(err)
 	}
-	c.save(name, f)
-}
-
-func (c *citizen) save(name string, f ots.DetachedFile) {
-	c.d.t.Helper()
-	data, err := f.Serialize()
-	if err != nil {
-		c.d.t.Fatal(err)
-	}
-	c.write(name+".ots", data)
-}
-
-// upgradeOTS completes a file with the calendar that it names.
-func (c *citizen) upgradeOTS(name string) {
-	t := c.d.t
-	t.Helper()
-	f, err := ots.Parse(c.read(name + ".ots"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for message, uri := range f.Timestamp().Pending() {
-		status, body, err := c.d.get(t.Context(), uri+"/timestamp/"+hex.EncodeToString(message), "")
-		if err != nil || status != http.StatusOK {
-			t.Fatalf("%s: %d %s, %v", name, status, body, err)
+	for _, d := range list.Documents {
+		if d.Digest != r.Digest.String() {
+			continue
 		}
-		answer, err := ots.ParseTimestamp(message, body)
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, c.env["CALPE_SERVER"]+"/v1/documents/"+d.ID+"/receipt", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if f, err = f.Upgrade(answer); err != nil {
+		request.Header.Set("Accept", "application/vnd.opentimestamps.v1")
+		request.Header.Set("Authorization", "Bearer "+c.d.token)
+		answer, err := c.d.http.Do(request)
+		if err != nil {
 			t.Fatal(err)
 		}
+		defer answer.Body.Close()
+		body, err := io.ReadAll(answer.Body)
+		if err != nil || answer.StatusCode != http.StatusOK {
+			t.Fatalf("%s as .ots: %d %s, %v", name, answer.StatusCode, body, err)
+		}
+		return body
 	}
-	c.save(name, f)
+	t.Fatalf("the service has no document like %s", name)
+	return nil
 }
 
-// verifyOTS is what we find in a .ots file.
-func (c *citizen) verifyOTS(name string) ots.Report {
+// otsReport is what calpe finds in a .ots file.
+func (c *citizen) otsReport(name string, exit int) (status receipt.Status, block string) {
 	t := c.d.t
 	t.Helper()
-	f, err := ots.Parse(c.read(name + ".ots"))
-	if err != nil {
-		t.Fatal(err)
+	out := c.exits(exit, "ots", "verify", "--json", "--depth", strconv.Itoa(testDepth), "--headers", "headers.bin", name, name+".ots")
+	var answer struct {
+		Report struct {
+			Existed struct {
+				Status receipt.Status `json:"status"`
+			} `json:"existed"`
+			Block *struct {
+				Height int       `json:"height"`
+				Time   time.Time `json:"time"`
+			} `json:"block"`
+		} `json:"report"`
 	}
-	params, err := headers.ParamsFor("regtest")
-	if err != nil {
-		t.Fatal(err)
+	if err := json.Unmarshal([]byte(out), &answer); err != nil {
+		t.Errorf("calpe ots verify %s: %v: %s", name, err, out)
+		return "", ""
 	}
-	chain, err := headers.Read(bytes.NewReader(c.read("headers.bin")), params)
-	if err != nil {
-		t.Fatal(err)
+	if b := answer.Report.Block; b != nil {
+		block = fmt.Sprintf("%d %d", b.Height, b.Time.Unix())
 	}
-	digest := sha256.Sum256(c.read(name))
-	return ots.Verify(ots.Input{File: f, Digest: digest[:], Headers: chain, Depth: testDepth})
+	return answer.Report.Existed.Status, block
 }
 
 // allVerify: every client finds the same block in a file.
 func (c *citizen) allVerify(name string, clients ...otsClient) {
 	t := c.d.t
 	t.Helper()
-	report := c.verifyOTS(name)
-	if report.Existed.Status != holds || report.Block == nil {
-		t.Errorf("%s: %+v", name, report)
+	status, want := c.otsReport(name, 0)
+	if status != holds || want == "" {
+		t.Errorf("%s: %s, block %q", name, status, want)
 		return
 	}
-	want := fmt.Sprintf("%d %d", report.Block.Height, report.Block.Time.Unix())
 	for _, client := range clients {
 		out, errs, code := c.client(client, "verify", client.judge, name)
 		if code != 0 || strings.TrimSpace(out) != want {
@@ -282,8 +281,8 @@ func (c *citizen) noneVerifies(name string, clients ...otsClient) {
 	forged[len(forged)-80] ^= 1 // in a sibling hash or the transaction
 	c.write("forged.txt.ots", forged)
 	for _, bad := range []string{"changed.txt", "forged.txt"} {
-		if report := c.verifyOTS(bad); report.Existed.Status != refuted {
-			t.Errorf("%s: %+v", bad, report)
+		if status, _ := c.otsReport(bad, 1); status != refuted {
+			t.Errorf("%s: %s", bad, status)
 		}
 		for _, client := range clients {
 			c.asks(client, 1, "verify", client.judge, bad)

@@ -216,7 +216,7 @@ func (s *service) openIntake(c *serveCommand, published *batch.Log) error {
 	s.api, err = api.New(api.Config{
 		Intake: uploads, Catalog: catalog, Tokens: s.db, Entries: s.db, Anchors: s.db.Anchors(), Proofs: published,
 		Acknowledgements: s.recorder, Agencies: s.db, Watermarks: s, Treasury: s, Objects: s.objects, Identity: s.identity,
-		Ready: s.dependencies(), MaxDocument: c.MaxSize,
+		CalendarURI: c.URI, Ready: s.dependencies(), MaxDocument: c.MaxSize,
 		Finder: finder, FindPerMinute: c.Finding.PerMinute, FindTotal: c.Finding.Total, TrustedProxies: c.TrustedProxies,
 		Pace: api.Pace{Idle: c.IdleTime, MinRate: c.MinRate, Total: c.MaxTime}, Now: s.app.now, Logger: s.log,
 		Schedule: api.Schedule{Seal: c.Sealing.Interval, Anchor: c.Anchoring.Interval, Target: c.Target, Depth: c.Depth},
