@@ -197,6 +197,9 @@ func TestVectors(t *testing.T) {
 	}
 	got := files{}
 	err := filepath.WalkDir(vectorsDir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && d.Name() == "ots" {
+			return fs.SkipDir // receipt/ots makes it
+		}
 		if err != nil || d.IsDir() || slices.Contains([]string{".py", ".md", ".gitattributes"}, filepath.Ext(path)) {
 			return err
 		}

@@ -10,9 +10,9 @@ import (
 	"github.com/calpe/calpe/receipt"
 )
 
-// TestVectors writes every receipt of docs/vectors as a file, and has it verified
+// TestReceiptVectors writes every receipt of docs/vectors as a file, and has it verified
 // with the headers that belong to it: the file says what the receipt says.
-func TestVectors(t *testing.T) {
+func TestReceiptVectors(t *testing.T) {
 	written, refused := 0, 0
 	for _, v := range verifications(t) {
 		t.Run(v.Name, func(t *testing.T) {
