@@ -50,7 +50,7 @@ func newFindWorld(t *testing.T, edit ...func(*api.Config)) *findWorld {
 func (w *findWorld) keep(text string, code calpe.FindCode, agency string) uint64 {
 	digest := calpe.Digest(sha256.Sum256([]byte(text)))
 	d := intake.Document{
-		ID: calpe.DocumentID{byte(len(w.entries))}, Index: w.add(calpe.Commit(digest, calpe.Salt{7})), Owner: "alice", Name: "secret-name.pdf",
+		ID: documentID(uint64(len(w.entries))), Index: w.add(calpe.Commit(digest, calpe.Salt{7})), Owner: "alice", Name: "secret-name.pdf",
 		Digest: digest, Salt: calpe.Salt{7}, Code: code, Size: int64(len(text)), Created: w.now,
 	}
 	if agency != "" {
@@ -72,18 +72,18 @@ func (w *findWorld) FindByDigest(_ context.Context, digest calpe.Digest, limit i
 	w.asked++
 	var list []calpe.Found
 	for index := len(w.entries) - 1; index >= 0 && len(list) < limit; index-- {
-		if d, ok := w.documents[calpe.DocumentID{byte(index)}]; ok && d.Digest == digest {
+		if d, ok := w.documents[documentID(uint64(index))]; ok && d.Digest == digest {
 			list = append(list, found(d))
 		}
 	}
-	return list, w.down
+	return list, w.unavailable()
 }
 
 func (w *findWorld) FindByCode(_ context.Context, code calpe.FindCode) (calpe.Found, error) {
 	w.asked++
 	for _, d := range w.documents {
 		if d.Code == code {
-			return found(d), w.down
+			return found(d), w.unavailable()
 		}
 	}
 	return calpe.Found{}, calpe.Errorf(calpe.CodeNotFound, "no such code")
@@ -339,7 +339,7 @@ func TestUploadAnswersWithTheCode(t *testing.T) {
 	w := newFindWorld(t)
 	w.keep("deed", testCode, "")
 	w.keep("old", calpe.FindCode{}, "")
-	for id, want := range map[calpe.DocumentID]string{{1}: testCode.String(), {2}: ""} {
+	for id, want := range map[calpe.DocumentID]string{documentID(1): testCode.String(), documentID(2): ""} {
 		var got map[string]any
 		if err := json.Unmarshal(w.as("calpe_alice", "GET", "/v1/documents/"+id.String(), nil).body, &got); err != nil {
 			t.Fatal(err)

@@ -52,6 +52,7 @@ type world struct {
 	anchor    *calpe.Anchor // the best one
 	anchors   []calpe.Anchor
 	down      error // of every read, if set
+	spare     int   // reads that work before the first that is down
 	logs      *bytes.Buffer
 	config    api.Config
 	server    *api.Server
@@ -137,9 +138,11 @@ func (w *world) add(c calpe.Commitment) uint64 {
 	return index
 }
 
-func (w *world) leaves() []calpe.Hash {
-	leaves := make([]calpe.Hash, len(w.entries))
-	for i, e := range w.entries {
+func (w *world) leaves() []calpe.Hash { return leafHashes(w.entries) }
+
+func leafHashes(entries []calpe.Entry) []calpe.Hash {
+	leaves := make([]calpe.Hash, len(entries))
+	for i, e := range entries {
 		b := e.Bytes()
 		leaves[i] = merkle.LeafHash(b[:])
 	}
@@ -158,6 +161,28 @@ func (w *world) seal() {
 	w.published[size] = w.head
 }
 
+// failure is the error of a read from the database or from object storage.
+func (w *world) failure() error {
+	if w.down == nil || w.spare > 0 {
+		w.spare--
+		return nil
+	}
+	return w.down
+}
+
+// unavailable is what the intake makes of it.
+func (w *world) unavailable() error {
+	if err := w.failure(); err != nil {
+		return &calpe.Error{Code: calpe.CodeUnavailable, Message: "Not now.", Err: err}
+	}
+	return nil
+}
+
+func documentID(index uint64) (id calpe.DocumentID) {
+	binary.BigEndian.PutUint64(id[8:], index)
+	return id
+}
+
 func (w *world) Upload(_ context.Context, u intake.Upload) (intake.Uploaded, error) {
 	body, err := io.ReadAll(u.Body)
 	if err != nil {
@@ -167,17 +192,46 @@ func (w *world) Upload(_ context.Context, u intake.Upload) (intake.Uploaded, err
 		return intake.Uploaded{}, w.uploadErr
 	}
 	digest := calpe.Digest(sha256.Sum256(body))
-	if u.ExpectedDigest != nil && *u.ExpectedDigest != digest {
+	switch {
+	case len(body) == 0:
+		return intake.Uploaded{}, calpe.Errorf(calpe.CodeEmptyDocument, "The document has no bytes.")
+	case int64(len(body)) > w.config.MaxDocument:
+		return intake.Uploaded{}, calpe.Errorf(calpe.CodeTooLarge, "The document is too large.")
+	case u.ExpectedDigest != nil && *u.ExpectedDigest != digest:
 		return intake.Uploaded{}, calpe.Errorf(calpe.CodeDigestMismatch, "The digest differs.")
 	}
-	w.uploads = append(w.uploads, u)
-	d := intake.Document{
-		ID: calpe.DocumentID{byte(len(w.entries))}, Index: w.add(calpe.Commit(digest, calpe.Salt{7})), Owner: u.Owner, Name: u.Name,
-		MediaType: u.MediaType, Digest: digest, Salt: calpe.Salt{7}, Size: int64(len(body)), Created: w.now,
+	index, existing, err := w.keyedIndex(u.Owner, u.IdempotencyKey, digest.String())
+	if err != nil {
+		return intake.Uploaded{}, err
 	}
-	w.documents[d.ID], w.contents[d.ID] = d, body
-	ack, err := w.AcknowledgementOf(context.Background(), d.Index)
-	return intake.Uploaded{Document: d, Acknowledgement: ack}, err
+	if !existing {
+		w.uploads = append(w.uploads, u)
+		w.add(calpe.Commit(digest, calpe.Salt{7}))
+		w.contents[documentID(index)] = body
+		w.documents[documentID(index)] = intake.Document{
+			ID: documentID(index), Index: index, Owner: u.Owner, Name: u.Name, MediaType: u.MediaType,
+			Digest: digest, Salt: calpe.Salt{7}, Size: int64(len(body)), Created: w.now,
+		}
+	}
+	ack, err := w.AcknowledgementOf(context.Background(), index)
+	return intake.Uploaded{Document: w.documents[documentID(index)], Acknowledgement: ack, Existing: existing}, err
+}
+
+// keyedIndex is the index that a request gets, or has got before with its key.
+func (w *world) keyedIndex(owner, key, tag string) (index uint64, existing bool, err error) {
+	index = uint64(len(w.entries))
+	if key == "" {
+		return index, false, nil
+	}
+	earlier, ok := w.keyed[owner+" "+key]
+	if ok && earlier.tag != tag {
+		return 0, false, calpe.Errorf(calpe.CodeIdempotencyMismatch, "The key was used before.")
+	}
+	if ok {
+		return earlier.first, true, nil
+	}
+	w.keyed[owner+" "+key] = used{tag, index}
+	return index, false, nil
 }
 
 func (w *world) Commit(_ context.Context, c intake.Commitments) (intake.Recorded, error) {
@@ -187,24 +241,17 @@ func (w *world) Commit(_ context.Context, c intake.Commitments) (intake.Recorded
 	if n := len(c.Commitments); n == 0 || n > calpe.MaxGroup || slices.ContainsFunc(c.Commitments, calpe.Commitment.IsVoid) {
 		return intake.Recorded{}, errors.New("the API let a request through that the intake refuses")
 	}
-	first := uint64(len(w.entries))
-	if c.IdempotencyKey != "" {
-		tag := fmt.Sprint(c.Commitments)
-		earlier, ok := w.keyed[c.Owner+" "+c.IdempotencyKey]
-		if ok && earlier.tag != tag {
-			return intake.Recorded{}, calpe.Errorf(calpe.CodeIdempotencyMismatch, "The key was used before.")
-		}
-		if ok {
-			ack, err := w.AcknowledgementOf(context.Background(), earlier.first)
-			return intake.Recorded{First: earlier.first, Existing: true, Acknowledgement: ack}, err
-		}
-		w.keyed[c.Owner+" "+c.IdempotencyKey] = used{tag, first}
+	first, existing, err := w.keyedIndex(c.Owner, c.IdempotencyKey, fmt.Sprint(c.Commitments))
+	if err != nil {
+		return intake.Recorded{}, err
 	}
-	for _, commitment := range c.Commitments {
-		w.groups[w.add(commitment)] = first
+	if !existing {
+		for _, commitment := range c.Commitments {
+			w.groups[w.add(commitment)] = first
+		}
 	}
 	ack, err := w.AcknowledgementOf(context.Background(), first)
-	return intake.Recorded{First: first, Acknowledgement: ack}, err
+	return intake.Recorded{First: first, Existing: existing, Acknowledgement: ack}, err
 }
 
 func (w *world) List(_ context.Context, q intake.Query) (list []intake.Listed, next uint64, err error) {
@@ -223,7 +270,7 @@ func (w *world) List(_ context.Context, q intake.Query) (list []intake.Listed, n
 		list = list[:q.Limit]
 		next = list[q.Limit-1].Index
 	}
-	return list, next, w.down
+	return list, next, w.unavailable()
 }
 
 func (w *world) Document(_ context.Context, id calpe.DocumentID, owner string) (intake.Document, error) {
@@ -231,16 +278,16 @@ func (w *world) Document(_ context.Context, id calpe.DocumentID, owner string) (
 	if !ok || d.Owner != owner {
 		return intake.Document{}, calpe.Errorf(calpe.CodeNotFound, "There is no such document.")
 	}
-	return d, w.down
+	return d, w.unavailable()
 }
 
 func (w *world) Content(_ context.Context, id calpe.DocumentID, _ string, offset, length int64) (io.ReadCloser, error) {
-	return io.NopCloser(bytes.NewReader(w.contents[id][offset : offset+length])), nil
+	return io.NopCloser(bytes.NewReader(w.contents[id][offset : offset+length])), w.unavailable()
 }
 
 func (w *world) TokenByHash(_ context.Context, hash calpe.Hash) (calpe.Token, error) {
-	if w.down != nil {
-		return calpe.Token{}, w.down
+	if err := w.failure(); err != nil {
+		return calpe.Token{}, err
 	}
 	t, ok := w.tokens[hash]
 	if !ok {
@@ -250,6 +297,9 @@ func (w *world) TokenByHash(_ context.Context, hash calpe.Hash) (calpe.Token, er
 }
 
 func (w *world) Entry(_ context.Context, index uint64) (calpe.Entry, error) {
+	if err := w.failure(); err != nil {
+		return calpe.Entry{}, err
+	}
 	if index >= uint64(len(w.entries)) {
 		return calpe.Entry{}, calpe.ErrNotFound
 	}
@@ -261,6 +311,9 @@ func (w *world) Statement(context.Context, uint64) (calpe.Statement, error) {
 }
 
 func (w *world) CheckpointHead(context.Context) (calpe.Checkpoint, error) {
+	if err := w.failure(); err != nil {
+		return calpe.Checkpoint{}, err
+	}
 	if w.head.Size == 0 {
 		return calpe.Checkpoint{}, calpe.ErrNotFound
 	}
@@ -268,6 +321,9 @@ func (w *world) CheckpointHead(context.Context) (calpe.Checkpoint, error) {
 }
 
 func (w *world) CheckpointAt(_ context.Context, size uint64) (calpe.Checkpoint, error) {
+	if err := w.failure(); err != nil {
+		return calpe.Checkpoint{}, err
+	}
 	if size != w.head.Size {
 		return calpe.Checkpoint{}, calpe.ErrNotFound
 	}
@@ -275,6 +331,9 @@ func (w *world) CheckpointAt(_ context.Context, size uint64) (calpe.Checkpoint, 
 }
 
 func (w *world) Checkpoint(_ context.Context, size uint64) (calpe.Checkpoint, error) {
+	if err := w.failure(); err != nil {
+		return calpe.Checkpoint{}, err
+	}
 	cp, ok := w.published[size]
 	if !ok {
 		return calpe.Checkpoint{}, calpe.ErrNotFound
@@ -283,6 +342,9 @@ func (w *world) Checkpoint(_ context.Context, size uint64) (calpe.Checkpoint, er
 }
 
 func (w *world) AnchorFor(_ context.Context, index uint64) (calpe.Anchor, error) {
+	if err := w.failure(); err != nil {
+		return calpe.Anchor{}, err
+	}
 	if w.anchor == nil || index >= w.anchor.Size {
 		return calpe.Anchor{}, calpe.ErrNotFound
 	}
@@ -290,6 +352,9 @@ func (w *world) AnchorFor(_ context.Context, index uint64) (calpe.Anchor, error)
 }
 
 func (w *world) AnchorOfSize(_ context.Context, size uint64) (calpe.Anchor, error) {
+	if err := w.failure(); err != nil {
+		return calpe.Anchor{}, err
+	}
 	if w.anchor == nil || size != w.anchor.Size {
 		return calpe.Anchor{}, calpe.ErrNotFound
 	}
@@ -301,12 +366,15 @@ func (w *world) Agency(context.Context, string) (calpe.Agency, error) {
 }
 
 func (w *world) Proof(_ context.Context, e calpe.Entry, cp calpe.Checkpoint) ([]calpe.Hash, error) {
-	return merkle.InclusionPath(w.leaves()[:cp.Size], e.Index)
+	if err := w.failure(); err != nil {
+		return nil, err
+	}
+	return merkle.InclusionPath(leafHashes(w.entries[:cp.Size]), e.Index)
 }
 
 func (w *world) AcknowledgementOf(_ context.Context, index uint64) (intake.Acknowledgement, error) {
-	if w.down != nil {
-		return intake.Acknowledgement{}, &calpe.Error{Code: calpe.CodeUnavailable, Message: "Not now.", Err: w.down}
+	if err := w.unavailable(); err != nil {
+		return intake.Acknowledgement{}, err
 	}
 	first, end := index, index+1
 	if group, ok := w.groups[index]; ok {
@@ -314,7 +382,7 @@ func (w *world) AcknowledgementOf(_ context.Context, index uint64) (intake.Ackno
 			end++
 		}
 	}
-	leaves := w.leaves()[first:end]
+	leaves := leafHashes(w.entries[first:end])
 	path, err := merkle.InclusionPath(leaves, index-first)
 	if err != nil {
 		return intake.Acknowledgement{}, err
@@ -332,7 +400,7 @@ func (w *world) Watermarks(context.Context) (calpe.Watermarks, error) {
 	w.looks++
 	m := w.marks
 	m.Next, m.Checkpointed = uint64(len(w.entries)), w.head.Size
-	return m, w.down
+	return m, w.failure()
 }
 
 func (w *world) Outlook(context.Context) (api.Outlook, error) {
@@ -340,7 +408,7 @@ func (w *world) Outlook(context.Context) (api.Outlook, error) {
 	if len(w.anchors) > 0 {
 		o.LastAttempt = w.now.Add(-20 * time.Minute)
 	}
-	return o, w.down
+	return o, w.failure()
 }
 
 func (w *world) Before(_ context.Context, height, position uint32, limit int) (list []calpe.Anchor, err error) {
@@ -349,16 +417,16 @@ func (w *world) Before(_ context.Context, height, position uint32, limit int) (l
 			list = append(list, a)
 		}
 	}
-	return list, w.down
+	return list, w.failure()
 }
 
 func (w *world) ByTxID(_ context.Context, txid calpe.BlockHash) (calpe.Anchor, error) {
 	for _, a := range w.anchors {
 		if a.TxID == txid {
-			return a, w.down
+			return a, w.failure()
 		}
 	}
-	return calpe.Anchor{}, cmp.Or(w.down, calpe.ErrNotFound)
+	return calpe.Anchor{}, cmp.Or(w.failure(), calpe.ErrNotFound)
 }
 
 func doubleHash(b []byte) calpe.BlockHash {
@@ -402,6 +470,9 @@ func (w *world) mine(height uint32, final bool) calpe.Anchor {
 }
 
 func (w *world) ReadLogObject(_ context.Context, path string, _ int64) ([]byte, error) {
+	if err := w.failure(); err != nil {
+		return nil, err
+	}
 	if path != "tile/0/000.p/1" {
 		return nil, calpe.ErrNotFound
 	}
