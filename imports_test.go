@@ -52,9 +52,16 @@ var neverIn = map[string][]string{
 		"github.com/jackc/", "github.com/minio/", "database/sql", module + "/storage",
 		module + "/migrations", module + "/intake", module + "/batch", "github.com/btcsuite/btcd/database",
 	},
-	"receipt": {
-		"net/http", "os/exec", "github.com/jackc/", "github.com/minio/", "database/sql",
-	},
+	"receipt":     noServices,
+	"receipt/ots": noServices,
+	"audit":       noServices,
+}
+
+// noServices is for what others import to check evidence: nothing in it can
+// reach a database, object storage, a node or anything else.
+var noServices = []string{
+	"net/http", "os/exec", "github.com/jackc/", "github.com/minio/", "database/sql", "github.com/btcsuite/btcd/rpcclient",
+	module + "/storage", module + "/anchor", module + "/intake", module + "/batch", module + "/api",
 }
 
 type goPackage struct {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/calpe/calpe/internal/heaptest"
 	"github.com/calpe/calpe/receipt"
 	"github.com/calpe/calpe/receipt/headers"
 )
@@ -51,22 +52,28 @@ func TestMutations(t *testing.T) {
 			}
 			rng := rand.New(rand.NewPCG(5, 6))
 			read, held := 0, 0
+			var heap heaptest.Meter
 			for range mutations {
 				data := mutate(rng, s.data)
-				f, err := Parse(data)
-				if err != nil {
-					continue
-				}
-				read++
-				if s.check(t, f) {
-					held++
-				}
+				heap.Watch(func() {
+					f, err := Parse(data)
+					if err != nil {
+						return
+					}
+					read++
+					if s.check(t, f) {
+						held++
+					}
+				})
 				if t.Failed() {
 					t.Fatalf("%x", data)
 				}
 			}
 			// A changed attestation of a calendar, or a byte changed and changed back.
-			t.Logf("%d of %d read, %d hold", read, mutations, held)
+			t.Logf("%d of %d read, %d hold; one took %d KiB at most, the heap was %d KiB", read, mutations, held, heap.Single>>10, heap.Peak>>10)
+			if heap.Single > heaptest.Limit || heap.Peak > heaptest.Limit {
+				t.Errorf("one file took %d bytes, and the heap was %d, want %d at most", heap.Single, heap.Peak, heaptest.Limit)
+			}
 			if read < mutations/10 || held > mutations/10 {
 				t.Errorf("%d of %d read, %d hold: the test shows nothing", read, mutations, held)
 			}
