@@ -66,6 +66,7 @@ func TestOTSWay(t *testing.T) {
 	h.expect(exitNotYet, verify, "NOT YET", c.url)
 	pending := h.read("a.txt.ots")
 	h.expect(exitNotYet, upgrade, "not yet: it says: Pending confirmation in Bitcoin blockchain", "a.txt.ots: pending at "+c.url)
+	h.expect(exitNotYet, append(upgrade, "--node", "http://127.0.0.1:1"), "Pending confirmation") // there is nothing to ask a node about
 	if !bytes.Equal(h.read("a.txt.ots"), pending) || h.exists("a.txt.ots.bak") {
 		t.Error("a file was written though nothing is new")
 	}
@@ -77,7 +78,7 @@ func TestOTSWay(t *testing.T) {
 	h.headers()
 	r := h.expect(exitOK, verify, "Existed     HOLDS      before 2026-", "in block 1 of regtest", "TEST NETWORK regtest: no evidential value", "Answer: HOLDS (asked: existence)",
 		"  NOT YET    pending at "+c.url)
-	if len(c.requests()) != 2 || strings.Contains(r.out, "REFUTED") {
+	if len(c.requests()) != 3 || strings.Contains(r.out, "REFUTED") {
 		t.Errorf("verify asked a calendar, or refutes: %s", r.out)
 	}
 	// Complete: nobody is asked any more.
@@ -284,6 +285,8 @@ func TestOTSUpgradeWrongAnswer(t *testing.T) {
 	h.expect(exitOK, []string{"ots", "verify", file, proof, "--headers", h.path("headers.bin")}, "HOLDS")
 	h.write("a.txt.ots", before)
 	h.expect(exitUsage, append(upgrade, "--headers", h.path("none")), "none")
+	h.expect(exitUsage, append(upgrade, "--headers", h.path("headers.bin"), "--pin", "1:"+strings.Repeat("00", 32)), "is pinned there")
+	h.expect(exitUsage, append(upgrade, "--pin", "x"), "--pin")
 	h.expect(exitUsage, append(upgrade, "--node", "http://127.0.0.1:1"), "not available")
 }
 
@@ -503,6 +506,10 @@ func TestOTSVerify(t *testing.T) {
 		"Litecoin alone": {func(h *harness) {
 			h.write("a.txt.ots", append(h.read("a.txt.ots")[:65], "\x00\x06\x86\x9a\x0d\x73\xd7\x1b\x45\x01\x05"...))
 		}, []string{"a.txt", "a.txt.ots"}, exitRefuted, "NOT ASKED"},
+		"another block pinned":   {nothing, []string{"a.txt", "a.txt.ots", "--pin", "1:" + strings.Repeat("00", 32)}, exitUsage, "is pinned there"},
+		"pinned, for verify":     {nothing, []string{"verify", "a.txt", "a.txt.ots", "--pin", "1:" + strings.Repeat("00", 32)}, exitUsage, "is pinned there"},
+		"more work, for verify":  {nothing, []string{"verify", "a.txt", "a.txt.ots", "--min-work", "ffff"}, exitUsage, "asked for (--min-work)"},
+		"bad pin":                {nothing, []string{"a.txt", "a.txt.ots", "--pin", "x"}, exitUsage, "--pin"},
 		"in place of a receipt":  {nothing, []string{"verify", "a.txt", "a.txt.ots"}, exitOK, "Answer: HOLDS (asked: existence)"},
 		"for existence":          {nothing, []string{"verify", "a.txt", "a.txt.ots", "--require", "existence", "--depth", "7"}, exitNotYet, "6 of the 7"},
 		"for more than it shows": {nothing, []string{"verify", "a.txt", "a.txt.ots", "--require", "log"}, exitUsage, "proves existence alone"},

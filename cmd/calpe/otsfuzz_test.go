@@ -101,7 +101,7 @@ func FuzzOTSFile(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var out bytes.Buffer
 		a := &app{System: System{Stdin: strings.NewReader(""), Stdout: &out}}
-		verify := otsVerifyCommand{Headers: headers, Depth: 1, File: "-", Proof: "a.ots"}
+		verify := otsVerifyCommand{chainSource: chainSource{Headers: headers}, Depth: 1, File: "-", Proof: "a.ots"}
 		if err := verify.verify(t.Context(), a, data); exitCode(err) != exitRefuted && exitCode(err) != exitNotYet {
 			t.Errorf("a file about nothing: %v: %s", err, out.String())
 		}

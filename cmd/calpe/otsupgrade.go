@@ -26,11 +26,10 @@ import (
 const maxQuestions = 64
 
 type otsUpgradeCommand struct {
-	nodeFlags
+	chainSource
 	pinning
 	Calendars []string      `name:"calendar" help:"Address of a calendar that may be asked too; once for each." placeholder:"URL"`
 	Server    string        `help:"Address of a Calpe service: a calendar on its host, or on a host below it, may be asked too." variable:"CALPE_SERVER" placeholder:"URL"`
-	Headers   string        `help:"File of Bitcoin's block headers: what a calendar answers is checked before it is taken over." variable:"CALPE_HEADERS" placeholder:"FILE"`
 	Timeout   time.Duration `help:"How long to wait for each answer." default:"30s"`
 	Files     []string      `arg:"" name:"file.ots" help:"File to complete, in its place."`
 }
@@ -38,7 +37,7 @@ type otsUpgradeCommand struct {
 func (otsUpgradeCommand) Help() string {
 	return `Asks each calendar at which a file is pending for the way to a Bitcoin block, and adds it. Whoever wrote the file has chosen the calendars, so only these are asked: those of opentimestamps.org, eternitywall.com and catallaxy.com; any given as --calendar; those of the service given as --server, or of the log pinned by --identity. Nothing is removed from a file; the one before the first upgrade is kept as FILE.ots.bak.
 
-With --headers or --node, an answer that names a wrong block is refused. Without, it shows in "calpe ots verify".
+With --headers or --node, an answer that names a wrong block is refused. Without, it shows in "calpe ots verify". A node is asked for every single header, which takes long on mainnet.
 
 Exit codes: 0 each file is complete: it leads to a Bitcoin block; 3 one is still incomplete; 2 no calendar of a file could be asked; 1 a file isn't a .ots file, or all that its calendars answered doesn't hold. Of several files, the worst counts, in the order 1, 2, 3, 0.`
 }
@@ -48,26 +47,12 @@ func (c *otsUpgradeCommand) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	u := upgrader{a: a, policy: policy, client: openCalendars(c.Timeout), chain: sync.OnceValues(func() (*headers.Chain, error) { return c.chain(ctx, a) })}
+	if _, err := c.parse(); err != nil {
+		return err
+	}
+	u := upgrader{a: a, policy: policy, client: openCalendars(c.Timeout), chain: sync.OnceValues(func() (*headers.Chain, error) { return c.load(ctx, a, true) })}
 	defer u.client.client.CloseIdleConnections()
 	return each(ctx, a, c.Files, func(path string) error { return u.upgrade(ctx, path) })
-}
-
-// chain is what answers are checked against; nil if neither headers nor a node
-// are given.
-func (c *otsUpgradeCommand) chain(ctx context.Context, a *app) (*headers.Chain, error) {
-	switch {
-	case c.Headers != "":
-		return readHeaders(c.Headers)
-	case c.Node != "":
-		node, err := c.open()
-		if err != nil {
-			return nil, err
-		}
-		defer node.Close()
-		return a.nodeChain(ctx, node)
-	}
-	return nil, nil
 }
 
 // calendarPolicy says which calendars may be asked: a file can name any address,
@@ -165,20 +150,15 @@ func (u *upgrader) upgrade(ctx context.Context, path string) error {
 		return err
 	}
 	questions, foreign := u.questions(f)
-	var chain *headers.Chain
-	if len(questions) > 0 {
-		if chain, err = u.chain(); err != nil {
-			return err
-		}
-	}
 	u.ask(ctx, questions)
 	upgraded := f
 	for _, q := range questions {
 		if q.err == nil {
-			q.err = checkAnswer(q.answer, chain)
-		}
-		if q.err == nil {
-			upgraded, q.err = take(upgraded, q.answer)
+			chain, err := u.chain()
+			if err != nil {
+				return err
+			}
+			upgraded, q.err = take(upgraded, q.answer, chain)
 		}
 		if q.err != nil {
 			q.err = fmt.Errorf("%s: %s: %w", shown(path), q.calendar, q.err)
@@ -238,20 +218,16 @@ func (u *upgrader) ask(ctx context.Context, questions []*question) {
 	_ = group.Wait() // each error is kept apart
 }
 
-// checkAnswer refuses an answer with a Bitcoin attestation that doesn't hold: it
-// would spoil the file for readers that look at the lowest block alone. Without a
-// chain that is one of something that is no Merkle root.
-func checkAnswer(answer ots.Timestamp, chain *headers.Chain) error {
+// take returns the file with the answer; beside an error, the file as it was. It
+// refuses an answer with a Bitcoin attestation that doesn't hold: that would spoil
+// the file for readers that look at the lowest block alone. Without a chain such is
+// only one of something that is no Merkle root.
+func take(f ots.DetachedFile, answer ots.Timestamp, chain *headers.Chain) (ots.DetachedFile, error) {
 	for _, r := range ots.Check(answer, chain, 1) {
 		if r.Status == receipt.Refuted {
-			return fmt.Errorf("%w: its answer: %s", errRefuted, r.Text)
+			return f, fmt.Errorf("%w: its answer: %s", errRefuted, r.Text)
 		}
 	}
-	return nil
-}
-
-// take returns the file with the answer; beside an error, the file as it was.
-func take(f ots.DetachedFile, answer ots.Timestamp) (ots.DetachedFile, error) {
 	upgraded, err := f.Upgrade(answer)
 	if err != nil {
 		return f, err

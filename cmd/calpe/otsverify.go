@@ -8,18 +8,16 @@ import (
 	"slices"
 
 	"github.com/calpe/calpe/receipt"
-	"github.com/calpe/calpe/receipt/headers"
 	"github.com/calpe/calpe/receipt/ots"
 )
 
 type otsVerifyCommand struct {
-	nodeFlags
-	Headers string `help:"File of Bitcoin's block headers, see \"calpe headers\". With it no node is asked." variable:"CALPE_HEADERS" placeholder:"FILE"`
-	Depth   int    `aliases:"confirmations" help:"How many blocks must stand from the block to the tip, itself included; --confirmations is the same." default:"6"`
-	Digest  string `help:"The document's digest by the file's hash, instead of the document." placeholder:"HEX"`
-	JSON    bool   `name:"json" help:"Print the report as JSON: {asked, answer, report}."`
-	File    string `arg:"" help:"The document; - is the standard input. Not with --digest."`
-	Proof   string `arg:"" optional:"" name:"file.ots" help:"Its .ots file."`
+	chainSource
+	Depth  int    `aliases:"confirmations" help:"How many blocks must stand from the block to the tip, itself included; --confirmations is the same." default:"6"`
+	Digest string `help:"The document's digest by the file's hash, instead of the document." placeholder:"HEX"`
+	JSON   bool   `name:"json" help:"Print the report as JSON: {asked, answer, report}."`
+	File   string `arg:"" help:"The document; - is the standard input. Not with --digest."`
+	Proof  string `arg:"" optional:"" name:"file.ots" help:"Its .ots file."`
 }
 
 func (otsVerifyCommand) Help() string {
@@ -41,6 +39,9 @@ func (c *otsVerifyCommand) Run(ctx context.Context, a *app) error {
 	if c.Headers == "" && c.Node == "" {
 		return errors.New(needHeaders)
 	}
+	if _, err := c.parse(); err != nil {
+		return err
+	}
 	data, err := readFile(c.Proof, int64(ots.MaxFile))
 	if err != nil {
 		return err
@@ -54,7 +55,7 @@ func (c *otsVerifyCommand) verify(ctx context.Context, a *app, data []byte) erro
 	if err != nil {
 		return c.print(a, ots.Malformed(err))
 	}
-	chain, err := c.chain(ctx, a, f)
+	chain, err := c.load(ctx, a, len(blocksOf(f.Timestamp())) > 0)
 	if err != nil {
 		return err
 	}
@@ -63,23 +64,6 @@ func (c *otsVerifyCommand) verify(ctx context.Context, a *app, data []byte) erro
 		return err
 	}
 	return c.print(a, ots.Verify(ots.Input{File: f, Digest: digest, Headers: chain, Depth: c.Depth}))
-}
-
-// chain is the verified chain of headers; nil if there is nothing yet that a node
-// would have to be asked about.
-func (c *otsVerifyCommand) chain(ctx context.Context, a *app, f ots.DetachedFile) (*headers.Chain, error) {
-	if c.Headers != "" {
-		return readHeaders(c.Headers)
-	}
-	if len(blocksOf(f.Timestamp())) == 0 {
-		return nil, nil
-	}
-	node, err := c.open()
-	if err != nil {
-		return nil, err
-	}
-	defer node.Close()
-	return a.nodeChain(ctx, node)
 }
 
 // digest is the document's, by the file's hash.
@@ -112,6 +96,6 @@ func (c *verifyCommand) verifyOTS(ctx context.Context, a *app, data []byte) erro
 	if slices.ContainsFunc(c.Require, func(name string) bool { return verdict(name) != askExistence }) {
 		return fmt.Errorf("%s is an OpenTimestamps file, which proves existence alone: log and certification take the receipt", shown(c.Receipt))
 	}
-	o := otsVerifyCommand{nodeFlags: c.nodeFlags, Headers: c.Headers, Depth: c.Depth, JSON: c.JSON, File: c.File, Proof: c.Receipt}
+	o := otsVerifyCommand{chainSource: c.chainSource, Depth: c.Depth, JSON: c.JSON, File: c.File, Proof: c.Receipt}
 	return o.verify(ctx, a, data)
 }

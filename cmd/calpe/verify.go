@@ -17,10 +17,8 @@ import (
 )
 
 type verifyCommand struct {
-	nodeFlags
-	chainRules
+	chainSource
 	pinning
-	Headers string   `help:"File of Bitcoin's block headers, see \"calpe headers\". With it no node is asked." variable:"CALPE_HEADERS" placeholder:"FILE"`
 	Depth   int      `help:"How many blocks must stand from the receipt's block to the tip, itself included." default:"6"`
 	Require []string `help:"The verdicts that decide the exit code, out of existence, log, certification. Default: existence; log, if an identity is pinned; certification, if also the receipt has one." placeholder:"VERDICT,…"`
 	JSON    bool     `name:"json" help:"Print the report as JSON: {asked, answer, report}."`
@@ -69,8 +67,7 @@ func (c *verifyCommand) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	demands, err := c.parse()
-	if err != nil {
+	if _, err := c.parse(); err != nil {
 		return err
 	}
 	if c.File == "-" && c.Receipt == "-" {
@@ -88,14 +85,9 @@ func (c *verifyCommand) Run(ctx context.Context, a *app) error {
 		return c.print(a, ask(required, id, r), receipt.Malformed(err))
 	}
 	asked := ask(required, id, r)
-	chain, err := c.chain(ctx, a, asked, r)
+	chain, err := c.load(ctx, a, r.Anchor != nil && slices.Contains(asked, askExistence))
 	if err != nil {
 		return err
-	}
-	if chain != nil {
-		if err := demands.check(chain); err != nil {
-			return err
-		}
 	}
 	digest, err := a.hashInput(ctx, c.File)
 	if err != nil {
@@ -149,16 +141,35 @@ func (c *verifyCommand) readProof(a *app) ([]byte, error) {
 	return readFile(c.Receipt, receipt.MaxSize)
 }
 
-// chain is the verified chain of headers; nil if none was given, or if there is
-// nothing yet that a node would have to be asked about.
-func (c *verifyCommand) chain(ctx context.Context, a *app, asked []verdict, r receipt.Receipt) (*headers.Chain, error) {
-	if c.Headers != "" {
-		return readHeaders(c.Headers)
+// chainSource is where a chain of headers comes from, and what it must be.
+type chainSource struct {
+	nodeFlags
+	chainRules
+	Headers string `help:"File of Bitcoin's block headers, see \"calpe headers\". With it no node is asked." variable:"CALPE_HEADERS" placeholder:"FILE"`
+}
+
+// load gives the verified chain, which is as demanded; nil if none was given. A
+// node, which has to be asked for every header, is asked only if that is needed.
+func (s chainSource) load(ctx context.Context, a *app, needed bool) (*headers.Chain, error) {
+	demands, err := s.parse()
+	if err != nil {
+		return nil, err
 	}
-	if c.Node == "" || r.Anchor == nil || !slices.Contains(asked, askExistence) {
-		return nil, nil
+	var chain *headers.Chain
+	switch {
+	case s.Headers != "":
+		chain, err = readHeaders(s.Headers)
+	case s.Node != "" && needed:
+		chain, err = s.fetch(ctx, a)
 	}
-	node, err := c.open()
+	if chain == nil || err != nil {
+		return nil, err
+	}
+	return chain, demands.check(chain)
+}
+
+func (s chainSource) fetch(ctx context.Context, a *app) (*headers.Chain, error) {
+	node, err := s.open()
 	if err != nil {
 		return nil, err
 	}
