@@ -90,20 +90,39 @@ func Malformed(err error) Report {
 }
 
 // WriteText writes the report in plain words: the verdict, and where there are
-// several attestations a line for each.
+// several attestations a line for each, but for what doesn't matter: a calendar
+// that has the rest of a file that holds.
 func (r Report) WriteText(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Existed     %-9s  %s\n", answer(r.Existed), r.Existed.Text)
-	if len(r.Results) > 1 {
-		for _, result := range r.Results {
-			fmt.Fprintf(&b, "  %-9s  %s: %s\n", answer(result.Verdict), result.Attestation, result.Text)
-		}
+	if lines := r.lines(); len(lines) > 1 {
+		b.WriteString(strings.Join(lines, ""))
 	}
 	if r.Block != nil && r.Block.Test {
 		fmt.Fprintf(&b, "TEST NETWORK %s: no evidential value. Anybody can make such a block.\n", r.Block.Network)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// lines are what matters of the attestations, each once; what is said of the
+// whole file isn't said again.
+func (r Report) lines() (lines []string) {
+	seen := map[string]bool{}
+	for _, result := range r.Results {
+		if result.Reason == ReasonPending && r.Existed.Status == receipt.Holds {
+			continue
+		}
+		line := fmt.Sprintf("  %-9s  %s", answer(result.Verdict), result.Attestation)
+		if result.Text != r.Existed.Text {
+			line += ": " + result.Text
+		}
+		if !seen[line] {
+			seen[line] = true
+			lines = append(lines, line+"\n")
+		}
+	}
+	return lines
 }
 
 func answer(v receipt.Verdict) string {
