@@ -410,6 +410,9 @@ func (k *walk) fits(p *apiParameter, value string) bool {
 }
 
 func (k *walk) other(p *apiParameter, value string) string {
+	if p.Schema.Type == "integer" && k.rng.IntN(3) == 0 {
+		return k.pick(fmt.Sprint(int64(*p.Schema.Minimum)-1), fmt.Sprint(int64(*p.Schema.Maximum)+1))
+	}
 	switch k.rng.IntN(4) {
 	case 0:
 		if p.Name == "Range" { // the only one whose limit the schema can't know
