@@ -13,6 +13,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/api"
 	"github.com/calpe/calpe/receipt"
 )
@@ -120,26 +121,43 @@ func TestExamplesFitTheirSchemas(t *testing.T) {
 }
 
 // The examples of evidence aren't made up: they are what verifies.
-func TestExampleReceiptVerifies(t *testing.T) {
+func TestExamplesVerify(t *testing.T) {
 	d := readOpenAPI(t, newWorld(t))
-	example := func(path string) []byte {
-		body, err := json.Marshal(d.Paths[path].Get.Responses["200"].Content["application/json"].Example)
+	example := func(op *apiOperation, status string) []byte {
+		body, err := json.Marshal(op.Responses[status].Content["application/json"].Example)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return body
 	}
-	r, err := receipt.Decode(example("/v1/documents/{id}/receipt"))
+	id, err := receipt.ParseIdentity(example(d.Paths["/v1/identity"].Get, "200"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, err := receipt.ParseIdentity(example("/v1/identity"))
+	r, err := receipt.Decode(example(d.Paths["/v1/documents/{id}/receipt"].Get, "200"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	report := receipt.Verify(receipt.Input{Digest: r.Digest, Receipt: r, Identity: &id})
 	if report.InLog.Status != receipt.Holds {
 		t.Errorf("the receipt of the example: %+v", report.InLog)
+	}
+	op := d.Paths["/v1/commitments"].Post
+	one, err := json.Marshal(op.Responses["201"].Content["application/json"].Examples["one"].Value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var recorded struct {
+		Index           uint64
+		Commitment      calpe.Commitment
+		Acknowledgement receipt.Promise
+	}
+	if err := json.Unmarshal(one, &recorded); err != nil {
+		t.Fatal(err)
+	}
+	entry := calpe.Entry{Index: recorded.Index, Commitment: recorded.Commitment}
+	if _, err := receipt.VerifyAcknowledged(entry, []byte(recorded.Acknowledgement.Note), recorded.Acknowledgement.Path, id); err != nil {
+		t.Errorf("the acknowledgement of the example: %v", err)
 	}
 }
 
