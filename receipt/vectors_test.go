@@ -103,6 +103,7 @@ func makeVectors(tb testing.TB) files {
 	for name, raw := range w.headerFiles() {
 		f[name+".bin"] = raw
 	}
+	f.addJSON(tb, "headers.json", w.headerVectors(f))
 	f.addJSON(tb, "hashes.json", w.hashVectors())
 	f.addJSON(tb, "notes.json", w.noteVectors())
 	f.addJSON(tb, "statements.json", w.statementVectors())
@@ -226,8 +227,10 @@ func TestVectors(t *testing.T) {
 }
 
 func writeVectors(t *testing.T, f files) {
-	if err := os.RemoveAll(filepath.Join(vectorsDir, "receipts")); err != nil {
-		t.Fatal(err)
+	for _, dir := range []string{"receipts", "headers"} {
+		if err := os.RemoveAll(filepath.Join(vectorsDir, dir)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for path, data := range f {
 		path = filepath.Join(vectorsDir, filepath.FromSlash(path))

@@ -36,6 +36,14 @@ def run_vectors(directory):
         valid = not (fails(checkpoint, v["note"], i["checkpoint_keys"], i["origin"]) if v["kind"] == "checkpoint"
                      else fails(lambda: acknowledgement(v["note"], i["acknowledgement_keys"])[0] == i["hash"]))
         runs, wrong = runs + 1, wrong + ([] if valid == v["valid"] else [v["name"]])
+    for v in table("headers.json"):
+        try:
+            _, network, enough = chain(load(at(v["file"])))
+            fault = None if network == v["network"] and enough else "minimum-work"
+        except AssertionError as e:
+            fault = str(e)
+        good = (fault is None) == ("fault" not in v) and (fault is None or v["fault"] == "minimum-work" or fault.startswith("block %d:" % v["height"]))
+        runs, wrong = runs + 1, wrong + ([] if good else ["%s: %s" % (v["name"], fault)])
     for v in table("verifications.json"):
         headers = chain(load(at(v["headers"] + ".bin"))) if v["headers"] else None
         pinned = identity(load(at(v["identity"] + ".json"))) if v["identity"] else None

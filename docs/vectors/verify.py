@@ -239,11 +239,12 @@ MIN_WORK = 0x01128750f82f4c366153a3a030  # of mainnet
 
 def chain(data):
     """The headers, their network and whether they have its minimum work."""
-    headers = [data[i:i + 80] for i in range(0, len(data), 80)]
+    headers = [data[i:i + 80] for i in range(0, len(data), 80)] or [b""]
     name = {g: n for n, g in GENESIS.items()}.get(sha256d(headers[0])[::-1].hex())
     limit, work, bits = (0xffff << 208 if name == "mainnet" else 0x7fffff << 232), 0, headers[0][72:76]
     when = lambda h: int.from_bytes(headers[h][68:72], "little")
     target = lambda b: int.from_bytes(b[:3], "little") << 8 * (b[3] - 3)
+    assert name, "block 0: genesis"
     assert name in ("mainnet", "regtest") or len(headers) <= 2016, "rules of this network are not in this program"
     for height, header in enumerate(headers):
         if height % 2016 == 0 and height and name == "mainnet":
