@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -216,5 +217,25 @@ func TestMiner(t *testing.T) {
 	server.Close()
 	if err := m.step(t.Context()); err == nil {
 		t.Error("no error of a node that is away")
+	}
+}
+
+func TestCalendarPortIsKept(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s state
+	s.Ports.Calendar = l.Addr().(*net.TCPAddr).Port
+	if got, err := s.calendarPort(); err != nil || got == 0 || got == s.Ports.Calendar {
+		t.Errorf("taken: %d, %v; want another", got, err)
+	}
+	l.Close()
+	if got, err := s.calendarPort(); err != nil || got != s.Ports.Calendar {
+		t.Errorf("free: %d, %v; want %d", got, err, s.Ports.Calendar)
+	}
+	s.Ports.Calendar = 0
+	if got, err := s.calendarPort(); err != nil || got == 0 {
+		t.Errorf("first start: %d, %v", got, err)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+
+	"github.com/calpe/calpe/deploy/devstack/internal/process"
 )
 
 // state is what is kept in a state folder about its deployment.
@@ -19,6 +21,8 @@ type state struct {
 		S3       int `json:"s3"`
 		Bitcoin  int `json:"bitcoin"`
 		P2P      int `json:"p2p"`
+		// Calendar is in the proofs that it has begun.
+		Calendar int `json:"calendar"`
 	} `json:"ports"`
 	Database string `json:"database"` // its name on the server
 	// FirstBlock is the block with the first coin of the log's chain of anchors.
@@ -64,6 +68,19 @@ func replace(path string, text []byte) error {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return os.Rename(path+".new", path)
+}
+
+// usualCalendar is the calendar's port on the first start, if it is free.
+const usualCalendar = 8421
+
+// calendarPort is one that nobody listens on: that of the last start if possible.
+func (s state) calendarPort() (int, error) {
+	for _, port := range []int{s.Ports.Calendar, usualCalendar} {
+		if port != 0 && free(port) != 0 {
+			return port, nil
+		}
+	}
+	return process.FreePort()
 }
 
 // free is the port if nobody listens on it, else 0, which stands for any.

@@ -117,6 +117,10 @@ func (u *up) startStack(ctx context.Context) (err error) {
 	if u.cfg.DatabaseURL == "" {
 		p.Postgres = port(u.stack.DatabaseURL)
 	}
+	if p.Calendar, err = u.state.calendarPort(); err != nil {
+		u.stop()
+		return err
+	}
 	if u.state.Database == "" {
 		u.state.Database = "calpe_dev_" + strings.ToLower(rand.Text()[:10])
 	}
@@ -172,7 +176,10 @@ func (u *up) setUp(ctx context.Context) error {
 	}
 	u.deployment, err = New(Config{
 		Name: "calpe", Origin: origin, Dir: u.cfg.State, Calped: u.cfg.Calped, Database: database,
-		S3: u.stack.S3, Bitcoin: *u.stack.Bitcoin, Settings: append([]string{"CALPE_LISTEN=" + u.cfg.Listen}, pace...),
+		S3: u.stack.S3, Bitcoin: *u.stack.Bitcoin, Settings: append([]string{
+			"CALPE_LISTEN=" + u.cfg.Listen,
+			"CALPE_CALENDAR_LISTEN=" + strings.TrimPrefix(u.calendar(), "http://"), "CALPE_CALENDAR_URI=" + u.calendar(),
+		}, pace...),
 	})
 	if err != nil {
 		return err
@@ -192,6 +199,9 @@ func (u *up) setUp(ctx context.Context) error {
 	}
 	return u.createToken(ctx)
 }
+
+// calendar is the address of the OpenTimestamps calendar.
+func (u *up) calendar() string { return "http://127.0.0.1:" + strconv.Itoa(u.state.Ports.Calendar) }
 
 // createLog funds the wallet once, and remembers the block with the coin.
 func (u *up) createLog(ctx context.Context, address string) error {

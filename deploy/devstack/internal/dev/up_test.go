@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -110,7 +111,7 @@ func user(t *testing.T, cfg dev.UpConfig) dev.Program {
 	return p
 }
 
-const welcomed = `service +(http://\S+)\n +token +(calpe_\S+)\n(?s:.*)Bitcoin +(http://\S+)(?s:.*) msg=serving `
+const welcomed = `service +(http://\S+)\n +token +(calpe_\S+)\n +calendar +(http://\S+) (?s:.*)Bitcoin +(http://\S+)(?s:.*) msg=serving `
 
 func TestUp(t *testing.T) {
 	cfg := upConfig(t)
@@ -126,12 +127,15 @@ func TestUp(t *testing.T) {
 	if _, err := calpe.Do(t.Context(), "upload", "a.txt", "--wait", "final", "--timeout", "2m"); err != nil {
 		t.Fatalf("%v\n%s", err, first.out)
 	}
+	if _, err := calpe.Do(t.Context(), "ots", "stamp", "a.txt", "--calendar", before[3]); err != nil {
+		t.Fatalf("%v\n%s", err, first.out)
+	}
 	first.end(t)
 
 	second := start(t, cfg)
 	after := second.await(t, welcomed)
-	if after[2] != before[2] || after[3] != before[3] {
-		t.Errorf("token and node became %q, from %q", after[2:], before[2:])
+	if !slices.Equal(after[2:], before[2:]) {
+		t.Errorf("token, calendar and node became %q, from %q", after[2:], before[2:])
 	}
 	calpe = user(t, cfg)
 	if _, err := calpe.Do(t.Context(), "headers", "--network", "simnet", "headers.bin"); err != nil {
@@ -139,6 +143,10 @@ func TestUp(t *testing.T) {
 	}
 	if _, err := calpe.Do(t.Context(), "verify", "a.txt", "a.txt.receipt.json", "--headers", "headers.bin", "--require", "existence,log"); err != nil {
 		t.Errorf("the receipt from before the restart: %v", err)
+	}
+	info, err := calpe.Do(t.Context(), "ots", "info", "a.txt.ots")
+	if err != nil || !strings.Contains(info, after[3]) {
+		t.Errorf("the .ots file isn't pending at %s: %s, %v", after[3], info, err)
 	}
 	text, err := dev.Get(t.Context(), after[1]+"/v1/status")
 	var status struct{ Final, Next uint64 }

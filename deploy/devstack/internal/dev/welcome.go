@@ -44,6 +44,7 @@ Calpe runs, for development, and until Ctrl-C. Its state stays in %[1]s.
 
   service     %[2]s
   token       %[3]s
+  calendar    %[15]s (OpenTimestamps, for anybody)
   identity    %[4]s
   PostgreSQL  %[5]s
   S3          %[6]s, access key %[7]s, secret key %[8]s
@@ -68,6 +69,11 @@ As the agency, certify a document before it is uploaded:
       --type "certificate of birth" --subject 1990-0042 --issued 2026-03-01
   %[13]s upload birth.txt --certification birth.txt.certification.json
 
+Stamp a file with the calendar, without a token, as any OpenTimestamps client can:
+
+  %[13]s ots stamp hello.txt --calendar %[15]s
+  %[13]s ots upgrade hello.txt.ots --calendar %[15]s     # half a minute later
+
 With nothing but curl:
 
   curl -H "Authorization: Bearer $CALPE_TOKEN" -F document=@hello.txt $CALPE_SERVER/v1/documents
@@ -83,7 +89,7 @@ The log of calped:
 
 `, state, u.server.URL, u.token, near(u.deployment.IdentityFile()), u.deployment.cfg.Database,
 		u.stack.S3.URL, u.stack.S3.AccessKey, u.stack.S3.SecretKey, u.stack.Bitcoin.URL, u.cfg.BlockEvery,
-		agencyID, near(u.agencyKey()), calpe, near(u.cfg.Calped))
+		agencyID, near(u.agencyKey()), calpe, near(u.cfg.Calped), u.calendar())
 }
 
 // relative is the path as seen from a folder, if it is below that.
