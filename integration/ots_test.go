@@ -50,9 +50,9 @@ type otsClient struct {
 // otsClients are those that "make test" installs.
 func otsClients(t testing.TB) (js, python otsClient) {
 	t.Helper()
-	modules, err := filepath.Abs(filepath.Join(setting(t, "CALPE_OPENTIMESTAMPS_CLIENTS"), "node_modules"))
-	if err != nil {
-		t.Fatal(err)
+	modules := filepath.Join(setting(t, "CALPE_OPENTIMESTAMPS_CLIENTS"), "node_modules")
+	if _, err := os.Stat(filepath.Join(modules, "opentimestamps")); err != nil || !filepath.IsAbs(modules) {
+		t.Fatalf("CALPE_OPENTIMESTAMPS_CLIENTS isn't the absolute path of a folder that deploy/opentimestamps has filled: %s, %v", modules, err)
 	}
 	script := func(name string) string {
 		path, err := filepath.Abs(filepath.Join("testdata", "ots", name))
