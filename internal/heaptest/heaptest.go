@@ -2,14 +2,17 @@
 // a function take.
 package heaptest
 
-import "runtime/metrics"
+import (
+	"runtime"
+	"runtime/metrics"
+)
 
 // Limit is what reading and verifying any single input may take: 64 MiB.
 const Limit = 64 << 20
 
-// Meter watches the heap of the whole process around calls. The zero value is
-// ready. It belongs to one goroutine. What other goroutines do meanwhile counts,
-// too, so that its figures are upper bounds.
+// Meter watches the heap of the whole process around calls. It belongs to one
+// goroutine. What other goroutines do meanwhile counts, too: its figures are
+// upper bounds, and a test that uses one doesn't run beside others.
 type Meter struct {
 	// Single is the most that was allocated in the course of one call, whether
 	// it was freed in between or not: more than that it can't have held at once.
@@ -17,6 +20,12 @@ type Meter struct {
 	// Peak is the largest heap that was seen after a call: what is alive, and
 	// what isn't collected yet.
 	Peak uint64
+}
+
+// New makes a Meter. What earlier tests left on the heap is collected first.
+func New() *Meter {
+	runtime.GC()
+	return &Meter{}
 }
 
 // Watch calls f.

@@ -10,7 +10,7 @@ var sink []byte
 
 // What is allocated and dropped at once is seen, and only where it happens.
 func TestMeter(t *testing.T) {
-	var m heaptest.Meter
+	m := heaptest.New()
 	m.Watch(func() {})
 	if m.Single > 1<<20 || m.Peak == 0 {
 		t.Errorf("nothing took %d bytes, of %d", m.Single, m.Peak)

@@ -52,7 +52,7 @@ func TestMutations(t *testing.T) {
 			}
 			rng := rand.New(rand.NewPCG(5, 6))
 			read, held := 0, 0
-			var heap heaptest.Meter
+			heap := heaptest.New()
 			for range mutations {
 				data := mutate(rng, s.data)
 				heap.Watch(func() {
