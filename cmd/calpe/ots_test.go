@@ -124,12 +124,19 @@ func TestOTSStampSeveral(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.expect(exitOK, []string{"ots", "stamp", files[0], "--calendar", c.url})
-	if bytes.Equal(before[:120], h.read("a.ots")[:120]) {
-		t.Error("the same nonce twice")
+	nonces := map[string]bool{string(nonce(before)): true}
+	for _, file := range files {
+		nonces[string(nonce(h.read(filepath.Base(file)+".ots")))] = true
+	}
+	if len(nonces) != 6 {
+		t.Errorf("%d nonces for 6 stamps", len(nonces))
 	}
 	h.expect(exitOK, []string{"ots", "merge", h.path("a.ots"), h.path("a.old.ots"), "-o", h.path("both.ots")}, "complete: in Bitcoin block 1, 7", "pending at "+c.url)
 	h.expect(exitOK, []string{"ots", "verify", files[0], h.path("both.ots"), "--headers", h.path("headers.bin")}, "HOLDS", "block 1 of")
 }
+
+// nonce is the argument of a file's first operation.
+func nonce(proof []byte) []byte { return proof[67:83] }
 
 func TestOTSStampRefuses(t *testing.T) {
 	t.Parallel()
@@ -205,6 +212,7 @@ func TestOTSStampHostileCalendar(t *testing.T) {
 	}
 	add("recorded, then cut off", c.recordedThenCutOff, exitUsage, c.url)
 	add("not there", says(404, "not found"), exitUsage, "it refused: not found (HTTP 404)")
+	add("in a block at once, and pending", says(200, "\xff\x00\x05\x88\x96\x0d\x73\xd7\x19\x01\x01\x05\x08\x00\x83\xdf\xe3\x0d\x2e\xf9\x0c\x8e\x06\x05later"), exitRefuted, "no promise")
 	add("in a block at once", says(200, "\x00\x05\x88\x96\x0d\x73\xd7\x19\x01\x01\x05"), exitRefuted, "no promise")
 	for name, tc := range cases {
 		c.fail(tc.fault)
