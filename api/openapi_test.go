@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"net/http"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -158,6 +159,24 @@ func TestExamplesVerify(t *testing.T) {
 	entry := calpe.Entry{Index: recorded.Index, Commitment: recorded.Commitment}
 	if _, err := receipt.VerifyAcknowledged(entry, []byte(recorded.Acknowledgement.Note), recorded.Acknowledgement.Path, id); err != nil {
 		t.Errorf("the acknowledgement of the example: %v", err)
+	}
+}
+
+// Receipts of every kind are as the schema has them, with certifications too.
+func TestReceiptSchema(t *testing.T) {
+	d := readOpenAPI(t, newWorld(t))
+	for _, name := range []string{"received", "checkpointed", "anchored", "certified"} {
+		data, err := os.ReadFile("../docs/vectors/receipts/" + name + ".json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var r any
+		if err := json.Unmarshal(data, &r); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.check(d.Components.Schemas["Receipt"], r); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

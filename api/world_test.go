@@ -163,10 +163,7 @@ func (w *world) seal() {
 
 // failure is the error of a read from the database or from object storage.
 func (w *world) failure() error {
-	if w.down == nil {
-		return nil
-	}
-	if w.spare > 0 {
+	if w.down != nil && w.spare > 0 {
 		w.spare--
 		return nil
 	}
