@@ -290,45 +290,85 @@ func (c *citizen) noneVerifies(name string, clients ...otsClient) {
 	}
 }
 
-// TestFloodedCalendar: while anybody floods the calendar, a client with a token
-// is served, and the calendar makes a group a second and no more, however many
-// digests come.
-func TestFloodedCalendar(t *testing.T) {
-	d := deploy(t)
-	s, uri := d.serveCalendar(map[string]string{"CALPE_CALENDAR_PER_MINUTE": "1000000", "CALPE_CALENDAR_TOTAL": "1000000"})
-	flood, stop := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	stamped := map[int]int{}
+// stampFlood are clients that have digests stamped as fast as they are answered.
+type stampFlood struct {
+	stop func() // ends them; returns when they have
+	mu   sync.Mutex
+	by   map[int]int // answers by their status
+}
+
+// flood runs until it is stopped, or until the calendar can't be reached.
+func (d *deployment) flood(uri string) *stampFlood {
+	ctx, cancel := context.WithCancel(d.t.Context())
+	f := &stampFlood{by: map[int]int{}}
+	var clients sync.WaitGroup
 	for range 200 {
-		wg.Go(func() {
-			for flood.Err() == nil {
-				status := d.stamp(flood, uri)
-				mu.Lock()
-				stamped[status]++
-				mu.Unlock()
+		clients.Go(func() {
+			for {
+				status := d.stamp(ctx, uri)
+				if status == 0 {
+					return
+				}
+				f.mu.Lock()
+				f.by[status]++
+				f.mu.Unlock()
 			}
 		})
 	}
+	f.stop = func() { cancel(); clients.Wait() }
+	return f
+}
+
+// awaitStamped waits until so many digests have been stamped.
+func (f *stampFlood) awaitStamped(t testing.TB, n int) {
+	t.Helper()
+	eventually(t, time.Minute, "digests are stamped", func(context.Context) error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if got := f.by[http.StatusOK]; got < n {
+			return fmt.Errorf("%d of %d are", got, n)
+		}
+		return nil
+	})
+}
+
+// onlyStamps: nobody was refused. Call it when the flood has stopped.
+func (f *stampFlood) onlyStamps(t testing.TB) {
+	t.Helper()
+	if len(f.by) != 1 || f.by[http.StatusOK] == 0 {
+		t.Errorf("answers of the calendar by status: %v", f.by)
+	}
+}
+
+// TestFloodedCalendar: while anybody floods the calendar, a client with a token
+// is served, and the calendar makes a group a second and no more, however many
+// digests come. At a shutdown each digest that was taken has its answer.
+func TestFloodedCalendar(t *testing.T) {
+	d := deploy(t)
+	s, uri := d.serveCalendar(map[string]string{"CALPE_CALENDAR_PER_MINUTE": "1000000", "CALPE_CALENDAR_TOTAL": "1000000"})
+	flood := d.flood(uri)
 	var acks []acknowledged
 	for i := range 30 {
 		acks = append(acks, s.takes(newRequestOf(stampKind, uint64(i), 0)), s.takes(newRequestOf(documentKind, uint64(1000+i), 2000)))
 	}
-	eventually(t, time.Minute, "digests are stamped", func(context.Context) error {
-		mu.Lock()
-		defer mu.Unlock()
-		if n := stamped[http.StatusOK]; n < 500 {
-			return fmt.Errorf("%d are", n)
-		}
-		return nil
-	})
-	stop()
-	wg.Wait()
-	delete(stamped, 0) // cut off by the end of the flood
-	if len(stamped) != 1 {
-		t.Errorf("answers of the calendar: %v", stamped)
-	}
+	flood.awaitStamped(t, 500)
+	flood.stop()
+	flood.onlyStamps(t)
+	d.checkStampGroups(len(acks))
+	defer d.node.keepMining(400 * time.Millisecond)()
+	s.check(acks, nil)
 
+	flood = d.flood(uri)
+	flood.awaitStamped(t, 300)
+	s.exitsCleanly()
+	flood.stop()
+	flood.onlyStamps(t)
+}
+
+// checkStampGroups: the calendar made a group a second.
+func (d *deployment) checkStampGroups(others int) {
+	t := d.t
+	t.Helper()
 	// Only the calendar makes groups of many entries that no document belongs to.
 	var groups, entries, seconds int
 	err := d.connect().QueryRow(t.Context(), `
@@ -337,13 +377,10 @@ func TestFloodedCalendar(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%d digests in %d groups within %d s, beside %d requests with a token", entries, groups, seconds, len(acks))
+	t.Logf("%d digests in %d groups within %d s, beside %d requests with a token", entries, groups, seconds, others)
 	if groups > seconds+2 || entries < 500 {
 		t.Errorf("%d digests in %d groups within %d s, want a group a second", entries, groups, seconds)
 	}
-	defer d.node.keepMining(400 * time.Millisecond)()
-	s.check(acks, nil)
-	s.exitsCleanly()
 }
 
 // stamp gives the status of a digest's answer, 0 if there was none.
@@ -356,6 +393,9 @@ func (d *deployment) stamp(ctx context.Context, uri string) int {
 	if err != nil {
 		return 0
 	}
-	answer.Body.Close()
+	defer answer.Body.Close()
+	if _, err := io.Copy(io.Discard, answer.Body); err != nil {
+		return 0
+	}
 	return answer.StatusCode
 }
