@@ -21,11 +21,51 @@ type pacedBody struct {
 	start   time.Time
 	read    int64
 	pace    Pace
+	err     error // that ended it
 }
 
-// Pace is what the server asks of a client that sends a body.
+// boundBodies limits the time for a body that nobody reads, as after a refusal:
+// net/http reads on before it answers, and would wait for ever. Whoever reads
+// sets deadlines of his own.
+func (s *Server) boundBodies(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Body != nil && r.Body != http.NoBody {
+			_ = http.NewResponseController(w).SetReadDeadline(s.cfg.Now().Add(s.cfg.Pace.Idle))
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// pacedWriter writes a long answer to a client that may be slow, but must take
+// something within idle: one that takes nothing holds memory and connections.
+type pacedWriter struct {
+	w       io.Writer
+	control *http.ResponseController
+	now     func() time.Time
+	idle    time.Duration
+}
+
+// pacedAnswer writes to w at the pace of the server.
+func (s *Server) pacedAnswer(w http.ResponseWriter) io.Writer {
+	return &pacedWriter{w: w, control: http.NewResponseController(w), now: s.cfg.Now, idle: s.cfg.Pace.Idle}
+}
+
+// pacedChunk is what must be taken within idle.
+const pacedChunk = 64 << 10
+
+func (p *pacedWriter) Write(data []byte) (written int, err error) {
+	for len(data) > 0 && err == nil {
+		_ = p.control.SetWriteDeadline(p.now().Add(p.idle))
+		var n int
+		n, err = p.w.Write(data[:min(len(data), pacedChunk)])
+		written, data = written+n, data[n:]
+	}
+	return written, err
+}
+
+// Pace is what the server asks of a client that sends a body, or takes a long answer.
 type Pace struct {
-	Idle    time.Duration // longest silence; default 30 s
+	Idle    time.Duration // longest silence, of either; default 30 s
 	Grace   time.Duration // time before the rate counts; default 20 s
 	MinRate int64         // bytes a second, averaged from the start; default 4096
 	Total   time.Duration // longest upload; default 6 h, and always below the age at which orphans are swept
@@ -56,6 +96,17 @@ func (s *Server) paced(w http.ResponseWriter, r *http.Request, limit int64) *pac
 }
 
 func (b *pacedBody) Read(buf []byte) (int, error) {
+	if b.err != nil {
+		// A deadline set now would not be the body's any more: net/http watches
+		// whether the client is still there, and would take it for gone.
+		return 0, b.err
+	}
+	n, err := b.readMore(buf)
+	b.err = err
+	return n, err
+}
+
+func (b *pacedBody) readMore(buf []byte) (int, error) {
 	now := b.now()
 	if err := b.tooSlow(now); err != nil {
 		return 0, err

@@ -98,7 +98,7 @@ func (s *Server) postCommitments(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	w.Header().Set("Location", "/v1/entries/"+strconv.FormatUint(recorded.First, 10))
-	return answerCommitments(w, mediaType, commitments, recorded)
+	return s.answerCommitments(w, mediaType, commitments, recorded)
 }
 
 func (s *Server) readCommitments(w http.ResponseWriter, r *http.Request, mediaType string) ([]calpe.Commitment, error) {
@@ -204,7 +204,7 @@ func tooManyCommitments() error {
 }
 
 // answerCommitments answers in the manner of the request.
-func answerCommitments(w http.ResponseWriter, mediaType string, commitments []calpe.Commitment, recorded intake.Recorded) error {
+func (s *Server) answerCommitments(w http.ResponseWriter, mediaType string, commitments []calpe.Commitment, recorded intake.Recorded) error {
 	ack := recorded.Acknowledgement
 	if mediaType == typeJSON {
 		return writeJSON(w, http.StatusCreated, commitmentAnswer{
@@ -222,7 +222,7 @@ func answerCommitments(w http.ResponseWriter, mediaType string, commitments []ca
 		}
 		return writeJSON(w, http.StatusCreated, answer)
 	}
-	return writeLines(w, answer, paths)
+	return s.writeLines(w, answer, paths)
 }
 
 // pathsOf gives the path of each commitment in its group. It never gives one
@@ -248,7 +248,7 @@ func pathsOf(commitments []calpe.Commitment, recorded intake.Recorded) (func(i i
 }
 
 // writeLines answers a request of NDJSON: a line for all, then one for each.
-func writeLines(w http.ResponseWriter, answer bulkAnswer, paths func(i int) ([]calpe.Hash, error)) error {
+func (s *Server) writeLines(w http.ResponseWriter, answer bulkAnswer, paths func(i int) ([]calpe.Hash, error)) error {
 	var body bytes.Buffer
 	lines := json.NewEncoder(&body)
 	if err := lines.Encode(answer); err != nil {
@@ -267,6 +267,6 @@ func writeLines(w http.ResponseWriter, answer bulkAnswer, paths func(i int) ([]c
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusCreated)
 	// The status is out: a client that is gone asks again with its Idempotency-Key.
-	_, _ = body.WriteTo(w)
+	_, _ = body.WriteTo(s.pacedAnswer(w))
 	return nil
 }

@@ -108,7 +108,7 @@ func (s *Server) getContent(w http.ResponseWriter, r *http.Request) error {
 		defer content.Close()
 	}
 	writeContentHeader(w, d, offset, length, partial)
-	if _, err := io.Copy(w, content); err != nil {
+	if _, err := io.Copy(s.pacedAnswer(w), content); err != nil {
 		// The header is out. Only a broken connection tells the client that the rest isn't the document.
 		panic(http.ErrAbortHandler)
 	}

@@ -142,7 +142,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.routes.Se
 // them. Whatever has a GET has a HEAD.
 func (s *Server) route() *chi.Mux {
 	mux := chi.NewRouter()
-	mux.Use(s.recoverPanic, s.secureHeaders, middleware.GetHead)
+	mux.Use(s.recoverPanic, s.secureHeaders, s.boundBodies, middleware.GetHead)
 	mux.NotFound(s.handle(func(http.ResponseWriter, *http.Request) error {
 		return calpe.Errorf(calpe.CodeNotFound, "There is nothing at this address.")
 	}))
