@@ -25,7 +25,8 @@ type Groups interface {
 	// the result says where the group stands if it was. After any other error
 	// nothing was written, and the same group would be refused again.
 	CommitGroup(ctx context.Context, group calpe.Group) (calpe.GroupResult, error)
-	// GroupOf is the group that holds an entry; [calpe.ErrNotFound].
+	// GroupOf is the group that holds an entry, durable as CommitGroup makes it;
+	// [calpe.ErrNotFound].
 	GroupOf(ctx context.Context, index uint64) (calpe.GroupRecord, error)
 	NextIndex(ctx context.Context) (uint64, error)
 	// Instance says which running server the database is, now.

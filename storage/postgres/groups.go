@@ -261,8 +261,9 @@ func (db *DB) NextIndex(ctx context.Context) (next uint64, err error) {
 }
 
 // GroupOf is the commit group that holds the entry, as it was committed; what
-// was acknowledged is computed from it. calpe.ErrNotFound if there is no such
-// entry.
+// was acknowledged is computed from it, and may be signed for once more: what it
+// finds is durable and on the synchronous standbys. calpe.ErrNotFound if there
+// is no such entry.
 func (db *DB) GroupOf(ctx context.Context, index uint64) (calpe.GroupRecord, error) {
 	var (
 		g        calpe.GroupRecord
@@ -277,8 +278,10 @@ func (db *DB) GroupOf(ctx context.Context, index uint64) (calpe.GroupRecord, err
 		return calpe.GroupRecord{}, translate("read group of entry", err)
 	}
 	g.ID, g.Time, g.Deadline = id, g.Time.UTC(), timeOf(deadline)
-	g.Commitments, err = unpack(packed)
-	return g, err
+	if g.Commitments, err = unpack(packed); err != nil {
+		return calpe.GroupRecord{}, err
+	}
+	return g, db.barrier(ctx, "read group of entry")
 }
 
 // Entry reads one entry; calpe.ErrNotFound if there is none with that index.
