@@ -423,6 +423,50 @@ func TestOtherNote(t *testing.T) {
 	w.check(t)
 }
 
+// rowsThen answers the first question for the newest row, and then something
+// happens.
+type rowsThen struct {
+	batch.Checkpoints
+	happens func()
+}
+
+func (r *rowsThen) CheckpointHead(ctx context.Context) (calpe.Checkpoint, error) {
+	head, err := r.Checkpoints.CheckpointHead(ctx)
+	if r.happens != nil {
+		r.happens()
+		r.happens = nil
+	}
+	return head, err
+}
+
+// TestFailoverBetweenTwoReads: the newest row was read from a server, and what
+// follows is read from another one, which lacks it. That is for intake to mend,
+// and no fork.
+func TestFailoverBetweenTwoReads(t *testing.T) {
+	for name, step := range map[string]func(s *batch.Sealer, ctx context.Context, epoch uint64) error{
+		"seal": func(s *batch.Sealer, ctx context.Context, epoch uint64) error {
+			_, err := s.Seal(ctx, epoch)
+			return err
+		},
+		"preflight":    (*batch.Sealer).Preflight,
+		"check stores": func(s *batch.Sealer, ctx context.Context, _ uint64) error { return s.CheckStores(ctx) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.grow(200)
+			w.seal(t)
+			w.grow(200)
+			w.seal(t)
+			s := w.sealer(t, new(batchtest.Faults), func(c *batch.SealerConfig) {
+				c.Checkpoints = &rowsThen{c.Checkpoints, func() { w.state.GoBack(300) }}
+			})
+			if err := step(s, t.Context(), w.state.TakeLead()); !errors.Is(err, batch.ErrBehind) || errors.Is(err, batch.ErrForked) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
 // TestOtherRoot: meanwhile somebody has signed another root for the same size.
 func TestOtherRoot(t *testing.T) {
 	w := newWorld(t)

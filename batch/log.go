@@ -52,7 +52,7 @@ func (l *Log) Proof(ctx context.Context, entry calpe.Entry, cp calpe.Checkpoint)
 	if entry.Index >= cp.Size {
 		return nil, calpe.Errorf(calpe.CodeNotYet, "entry %d is not in a checkpoint yet; the newest has %d entries", entry.Index, cp.Size)
 	}
-	return l.verified(ctx, func(src merkle.TileSource) ([]calpe.Hash, error) {
+	return verified(ctx, l, func(src merkle.TileSource) ([]calpe.Hash, error) {
 		path, err := merkle.InclusionProof(entry.Index, cp.Size, src)
 		if err != nil {
 			return nil, err
@@ -64,7 +64,7 @@ func (l *Log) Proof(ctx context.Context, entry calpe.Entry, cp calpe.Checkpoint)
 // ConsistencyProof proves that the log of a checkpoint begins with the log of
 // oldSize entries and oldRoot. It has been verified.
 func (l *Log) ConsistencyProof(ctx context.Context, oldSize uint64, oldRoot calpe.Hash, cp calpe.Checkpoint) ([]calpe.Hash, error) {
-	return l.verified(ctx, func(src merkle.TileSource) ([]calpe.Hash, error) {
+	return verified(ctx, l, func(src merkle.TileSource) ([]calpe.Hash, error) {
 		path, err := merkle.ConsistencyProof(oldSize, cp.Size, src)
 		if err != nil {
 			return nil, err
@@ -73,25 +73,28 @@ func (l *Log) ConsistencyProof(ctx context.Context, oldSize uint64, oldRoot calp
 	})
 }
 
-// verified runs prove, and once more without the cache if the result is refuted:
-// a tile that was read wrongly once must not spoil proofs until a restart.
-func (l *Log) verified(ctx context.Context, prove func(merkle.TileSource) ([]calpe.Hash, error)) ([]calpe.Hash, error) {
-	path, err := prove(l.source(ctx))
+// verified runs read, and once more without the cache if what it read is refuted:
+// a tile that was read wrongly once must neither spoil proofs until a restart nor
+// pass for a fork.
+func verified[T any](ctx context.Context, l *Log, read func(merkle.TileSource) (T, error)) (T, error) {
+	got, err := read(l.source(ctx))
 	if errors.Is(err, merkle.ErrRootMismatch) {
 		l.cache.clear()
-		path, err = prove(l.source(ctx))
+		got, err = read(l.source(ctx))
 	}
 	if err != nil {
-		return nil, err
+		return *new(T), err
 	}
-	return path, nil
+	return got, nil
 }
 
 // Edge loads the right edge of the log of a checkpoint, for appending to it. An
 // error with [merkle.ErrRootMismatch] in its chain says that the tiles aren't
 // those of the checkpoint.
 func (l *Log) Edge(ctx context.Context, cp calpe.Checkpoint) (*merkle.Builder, error) {
-	return merkle.LoadEdge(cp.Size, cp.Root, l.source(ctx))
+	return verified(ctx, l, func(src merkle.TileSource) (*merkle.Builder, error) {
+		return merkle.LoadEdge(cp.Size, cp.Root, src)
+	})
 }
 
 // Newest is the newest signed checkpoint that has a copy in object storage, of

@@ -74,6 +74,33 @@ func TestDamagedTile(t *testing.T) {
 	}
 }
 
+// wrongOnce gives an object with a wrong bit, the first time.
+type wrongOnce struct {
+	batch.ObjectReader
+	path string
+}
+
+func (o *wrongOnce) ReadLogObject(ctx context.Context, path string, maxBytes int64) ([]byte, error) {
+	data, err := o.ObjectReader.ReadLogObject(ctx, path, maxBytes)
+	if err == nil && path == o.path {
+		data, o.path = slices.Clone(data), ""
+		data[40] ^= 1
+	}
+	return data, err
+}
+
+// TestEdgeReadWronglyOnce: that is no fork, which would stop intake for good.
+func TestEdgeReadWronglyOnce(t *testing.T) {
+	w := newWorld(t)
+	w.grow(599)
+	cp := w.seal(t)
+	objects := &wrongOnce{batchtest.Objects{Storage: w.storage, Faults: new(batchtest.Faults)}, merkle.Tile{Index: 2, Width: 600 - 512}.Path()}
+	edge, err := w.readerOf(t, objects, 0).Edge(t.Context(), cp)
+	if err != nil || edge.Root() != cp.Root || objects.path != "" {
+		t.Errorf("%v; the tile was read: %v", err, objects.path == "")
+	}
+}
+
 // TestPartialRemoved: tlog-tiles allows to remove a partial tile once the full
 // one is there.
 func TestPartialRemoved(t *testing.T) {

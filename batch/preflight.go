@@ -36,11 +36,8 @@ func (s *Sealer) compare(ctx context.Context) (found stores, err error) {
 	if found.row, err = s.head(ctx); err != nil {
 		return found, err
 	}
-	if found.next, err = s.cfg.Entries.NextIndex(ctx); err != nil {
-		return found, fmt.Errorf("next index: %w", err)
-	}
-	if found.next < found.row.Size {
-		return found, fmt.Errorf("%w: the newest checkpoint row has %d entries, the database only %d", ErrForked, found.row.Size, found.next)
+	if found.next, err = s.nextAfter(ctx, found.row); err != nil {
+		return found, err
 	}
 	if _, err := s.edge(ctx, found.row); err != nil {
 		return found, err

@@ -178,6 +178,28 @@ func (s *Sealer) head(ctx context.Context) (calpe.Checkpoint, error) {
 	return head, nil
 }
 
+// nextAfter is the next index of the database in which head was read just now.
+// [ErrForked]: the row has more entries than the log. But the two may have been
+// read from two servers, before and after a failover: then the row is gone when
+// it is read again, and [ErrBehind] says that intake has something to recover.
+func (s *Sealer) nextAfter(ctx context.Context, head calpe.Checkpoint) (uint64, error) {
+	next, err := s.cfg.Entries.NextIndex(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("next index: %w", err)
+	}
+	if next >= head.Size {
+		return next, nil
+	}
+	again, err := s.head(ctx)
+	switch {
+	case err != nil:
+		return 0, err
+	case again.Size > next:
+		return 0, fmt.Errorf("%w: the newest checkpoint row has %d entries, the database only %d", ErrForked, again.Size, next)
+	}
+	return 0, fmt.Errorf("%w: the newest checkpoint row had %d entries a moment ago, now the database has %d", ErrBehind, head.Size, next)
+}
+
 // Seal makes one checkpoint over what is new, up to StepEntries entries, and
 // gives it when its row is durable and it is the head of the log in object
 // storage. Without new entries it gives the newest checkpoint and writes at most
@@ -187,12 +209,9 @@ func (s *Sealer) Seal(ctx context.Context, epoch uint64) (calpe.Checkpoint, erro
 	if err != nil {
 		return calpe.Checkpoint{}, err
 	}
-	next, err := s.cfg.Entries.NextIndex(ctx)
+	next, err := s.nextAfter(ctx, head)
 	if err != nil {
-		return calpe.Checkpoint{}, fmt.Errorf("next index: %w", err)
-	}
-	if next < head.Size {
-		return calpe.Checkpoint{}, fmt.Errorf("%w: the newest checkpoint row has %d entries, the database only %d", ErrForked, head.Size, next)
+		return calpe.Checkpoint{}, err
 	}
 	size := min(next, head.Size+s.cfg.StepEntries)
 	if size == head.Size {
