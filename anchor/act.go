@@ -57,9 +57,11 @@ func unmined(attempts []ledger.Attempt) (ledger.Attempt, bool) {
 	return ledger.Attempt{}, false
 }
 
-// due is the payload to anchor now; its zero value means that there is none.
+// due is the payload to anchor now; its zero value means that there is none. An
+// attempt from the future (the clock was set back) doesn't hold anything up.
 func (e *Engine) due(ctx context.Context, snap ledger.Snapshot) (calpe.Payload, error) {
-	if !snap.LastCreated.IsZero() && e.cfg.Now().Sub(snap.LastCreated) < e.cfg.Interval {
+	age := e.cfg.Now().Sub(snap.LastCreated)
+	if !snap.LastCreated.IsZero() && age >= 0 && age < e.cfg.Interval {
 		return calpe.Payload{}, nil
 	}
 	head, err := e.cfg.Log.CheckpointHead(ctx)
@@ -157,10 +159,11 @@ func (e *Engine) sign(ctx context.Context, epoch uint64, a ledger.Attempt) (ledg
 }
 
 // sendIsDue: at each new block, every so often, and soon after a hand-over that
-// got no answer. Mempools forget: btcd's at each restart.
+// got no answer, or that was in the future by a clock that was set back.
+// Mempools forget: btcd's at each restart.
 func (e *Engine) sendIsDue(a ledger.Attempt, tip ledger.Block) bool {
-	return e.sentAt != tip.Hash || a.LastSent.IsZero() || a.Answer.Kind == ledger.Later ||
-		e.cfg.Now().Sub(a.LastSent) >= e.cfg.Resend
+	age := e.cfg.Now().Sub(a.LastSent)
+	return e.sentAt != tip.Hash || a.LastSent.IsZero() || a.Answer.Kind == ledger.Later || age >= e.cfg.Resend || age < 0
 }
 
 func (e *Engine) send(ctx context.Context, epoch uint64, a ledger.Attempt, snap ledger.Snapshot) error {

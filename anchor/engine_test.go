@@ -82,6 +82,39 @@ func TestNothingToDo(t *testing.T) {
 	}
 }
 
+// The clock was a year ahead when an attempt was made, and is put right: neither
+// do the next ones wait for a year, nor is there one in every block till then.
+func TestClockThatWasSetBack(t *testing.T) {
+	w := newWorld(t, newMemStore())
+	right := w.now
+	w.now = right.Add(365 * 24 * time.Hour)
+	w.log.grow(10)
+	w.mustStep()
+	a := w.only()
+	sent := w.node.sends
+	w.now = right
+	w.mustStep()
+	w.mustStep()
+	if n := w.node.sends - sent; n != 1 {
+		t.Errorf("sent %d times after the clock was put right, want once", n)
+	}
+	w.node.mine()
+	w.log.grow(10)
+	w.mustStep()
+	w.wantState(a.TxID, ledger.Mined)
+	b := w.only()
+	w.node.mine()
+	w.log.grow(10)
+	w.mustStep()
+	w.wantState(b.TxID, ledger.Mined)
+	if n := len(w.snapshot().Attempts); n != 0 {
+		t.Fatalf("%d attempts before the interval has passed", n)
+	}
+	w.now = w.now.Add(interval)
+	w.mustStep()
+	w.only()
+}
+
 var errFault = errors.New("scripted fault")
 
 // Every call to the store and the node fails once, in both ways; then, at the

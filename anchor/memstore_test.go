@@ -396,7 +396,7 @@ func (s *memStore) Snapshot(ctx context.Context) (ledger.Snapshot, error) {
 		if a.State.InBlock() {
 			snap.Anchored = max(snap.Anchored, a.Size)
 		}
-		if !a.Imported && a.Created.After(snap.LastCreated) {
+		if snap.Live != nil && a.TxID == snap.Live.MadeBy && !a.Imported {
 			snap.LastCreated = a.Created
 		}
 	}

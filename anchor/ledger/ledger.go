@@ -156,7 +156,8 @@ type Snapshot struct {
 	Mined []Attempt
 	// Anchored is the largest size in any block of the best chain, 0 if none.
 	Anchored uint64
-	// LastCreated is when the newest attempt that we made was created.
+	// LastCreated is when the attempt that made the live coin was created, which
+	// is the newest one before it. Zero if there is none, or if it was imported.
 	LastCreated time.Time
 }
 

@@ -365,26 +365,29 @@ func readSnapshot(ctx context.Context, tx pgx.Tx) (snap ledger.Snapshot, err err
 		return ledger.Snapshot{}, err
 	}
 	if snap.Live != nil {
-		o := snap.Live.Outpoint
-		if snap.Attempts, err = readAttempts(ctx, tx, `WHERE a.coin_txid = $1 AND a.coin_vout = $2 ORDER BY a.n`, o.TxID[:], int64(o.Vout)); err != nil {
+		if err := readLive(ctx, tx, &snap); err != nil {
 			return ledger.Snapshot{}, err
 		}
 	}
 	if snap.Mined, err = readAttempts(ctx, tx, `WHERE a.state = 'mined' ORDER BY s.height, s.position`); err != nil {
 		return ledger.Snapshot{}, err
 	}
-	if snap.Anchored, err = readAnchored(ctx, tx); err != nil {
-		return ledger.Snapshot{}, err
+	snap.Anchored, err = readAnchored(ctx, tx)
+	return snap, err
+}
+
+// readLive reads what was done with the live coin, and when the attempt that
+// made it was created.
+func readLive(ctx context.Context, tx pgx.Tx, snap *ledger.Snapshot) (err error) {
+	o := snap.Live.Outpoint
+	if snap.Attempts, err = readAttempts(ctx, tx, `WHERE a.coin_txid = $1 AND a.coin_vout = $2 ORDER BY a.n`, o.TxID[:], int64(o.Vout)); err != nil {
+		return err
 	}
-	var last *time.Time
-	err = tx.QueryRow(ctx, `SELECT created_at FROM attempt WHERE NOT imported ORDER BY created_at DESC LIMIT 1`).Scan(&last)
-	if err != nil && !noRows(err) {
-		return ledger.Snapshot{}, err
+	err = tx.QueryRow(ctx, `SELECT created_at FROM attempt WHERE txid = $1 AND NOT imported`, snap.Live.MadeBy[:]).Scan(&snap.LastCreated)
+	if noRows(err) {
+		return nil
 	}
-	if last != nil {
-		snap.LastCreated = *last
-	}
-	return snap, nil
+	return err
 }
 
 func readCoins(ctx context.Context, q querier, snap *ledger.Snapshot) error {
