@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -88,6 +89,23 @@ func TestVerifyWithoutNetwork(t *testing.T) {
 		out, errs, code := offline(t, argv...)
 		if code != tc.code || !strings.Contains(out, tc.says) {
 			t.Errorf("%s: exit code %d, want %d and %q\n%s%s", tc.receipt, code, tc.code, tc.says, out, errs)
+		}
+	}
+}
+
+// TestTimestampFileWithoutNetwork: a receipt becomes an .ots file, and that is
+// verified, in the same place.
+func TestTimestampFileWithoutNetwork(t *testing.T) {
+	calpe := built(t).calpe
+	isOffline(t, calpe)
+	file := filepath.Join(t.TempDir(), "document.txt.ots")
+	if out, errs, code := offline(t, calpe, "ots", "export", vectors+"receipts/certified.json", "-o", file); code != 0 {
+		t.Fatalf("export: exit code %d: %s%s", code, out, errs)
+	}
+	for document, want := range map[string]int{"document.txt": 0, "identity.json": 1} {
+		out, errs, code := offline(t, calpe, "ots", "verify", vectors+document, file, "--headers", vectors+"headers.bin")
+		if code != want || !strings.Contains(out, "Answer: ") {
+			t.Errorf("%s: exit code %d, want %d\n%s%s", document, code, want, out, errs)
 		}
 	}
 }
