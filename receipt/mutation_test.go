@@ -72,7 +72,9 @@ func (m *trial) receipt(t *testing.T, text []byte) {
 		m.read++
 		in := m.in
 		in.Receipt = r
-		m.check(t, Verify(in), text)
+		report := Verify(in)
+		m.check(t, report, text)
+		m.checkEvidence(t, report, r)
 		if in.Digest != r.Digest {
 			in.Digest = r.Digest
 			m.check(t, Verify(in), text)
@@ -85,10 +87,53 @@ func (m *trial) check(t *testing.T, r Report, what []byte) {
 		m.claiming++
 		for claim := range got {
 			if !m.truth[claim] {
-				t.Fatalf("changed, it claims: %s\n%s", claim, what)
+				t.Fatalf("changed, it claims: %s\n%q", claim, what)
 			}
 		}
 	}
+}
+
+// checkEvidence: what a verdict that holds is made from is there as it was, down
+// to the signature; a claim that is true must not stand on anything else.
+func (m *trial) checkEvidence(t *testing.T, r Report, changed Receipt) {
+	was := m.in.Receipt
+	place := func(r Receipt) []any { return []any{r.Digest, r.Salt, r.Index, r.Path} }
+	same := func(what string, holds bool, a, b any) {
+		if !holds {
+			return
+		}
+		before, err := stdjson.Marshal(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		after, err := stdjson.Marshal(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(before, after) {
+			t.Fatalf("it holds with another %s:\n%s\nnot\n%s", what, after, before)
+		}
+	}
+	same("place", r.Existed.Status == Holds || r.InLog.Status == Holds || r.Certified.Status == Holds, place(was), place(changed))
+	same("anchor", r.Existed.Status == Holds || r.Block != nil, was.Anchor, changed.Anchor)
+	same("log", r.InLog.Status == Holds, was.Log, changed.Log)
+	same("certification", r.Certified.Status == Holds, was.Certification, changed.Certification)
+	if r.InLog.Status == Holds && !signedAs(was.Checkpoint, changed.Checkpoint) {
+		t.Fatalf("the key never signed\n%q", changed.Checkpoint)
+	}
+	if r.Promise != nil {
+		same("path in the group", true, was.Acknowledgement.Path, changed.Acknowledgement.Path)
+		if !signedAs(was.Acknowledgement.Note, changed.Acknowledgement.Note) {
+			t.Fatalf("the key never signed\n%q", changed.Acknowledgement.Note)
+		}
+	}
+}
+
+// signedAs: both notes say the same, and have the signature of the first one;
+// there may be others.
+func signedAs(was, changed string) bool {
+	body, signature, _ := strings.Cut(was, "\n\n")
+	return strings.HasPrefix(changed, body+"\n\n") && strings.Contains(changed, signature)
 }
 
 // done demands that the trial was one: some changes can be read, and few of
