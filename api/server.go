@@ -26,7 +26,6 @@ import (
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/intake"
 	"github.com/calpe/calpe/receipt"
-	"github.com/calpe/calpe/receipt/ots"
 )
 
 // Intake takes documents and commitments, and gives documents back.
@@ -107,8 +106,10 @@ func New(cfg Config) (*Server, error) {
 	if cfg.FindPerMinute < 0 || cfg.FindTotal < 0 {
 		return nil, errors.New("api: FindPerMinute and FindTotal must be positive")
 	}
-	if _, err := ots.PendingAt(cfg.CalendarURI); err != nil && cfg.CalendarURI != "" {
-		return nil, fmt.Errorf("api: CalendarURI: %w", err)
+	if cfg.CalendarURI != "" {
+		if err := CheckCalendarURI(cfg.CalendarURI); err != nil {
+			return nil, fmt.Errorf("api: %w", err)
+		}
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
