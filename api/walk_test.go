@@ -165,21 +165,21 @@ func (k *walk) eachWhile(reason string, n int, ids ...string) {
 	k.t.Helper()
 	for _, o := range k.operations(ids...) {
 		for i := range n {
-			k.w.spare = i % 8 // reads that work, if others don't
+			k.w.breakReads(k.w.down, i%8)
 			a := k.attempt(o, 0)
 			a.doubt = append(a.doubt, reason)
 			k.send(a)
 		}
 	}
-	k.w.spare = 0
+	k.w.breakReads(k.w.down, 0)
 }
 
 // whileDown lets reads fail, each time from another one on.
 func (k *walk) whileDown(n int) {
 	k.t.Helper()
-	k.w.down = errors.New(hidden)
+	k.w.breakReads(errors.New(hidden), 0)
 	k.eachWhile("the database is down", n)
-	k.w.down = nil
+	k.w.breakReads(nil, 0)
 }
 
 // whileRefusing lets the intake refuse, in every way that it has.

@@ -51,8 +51,9 @@ type world struct {
 	published map[uint64]calpe.Checkpoint
 	anchor    *calpe.Anchor // the best one
 	anchors   []calpe.Anchor
-	down      error // of every read, if set
-	spare     int   // reads that work before the first that is down
+	down      error      // of every read, if set
+	spare     int        // reads that work before the first that is down
+	fault     sync.Mutex // guards down and spare where several read
 	logs      *bytes.Buffer
 	config    api.Config
 	server    *api.Server
@@ -163,11 +164,20 @@ func (w *world) seal() {
 
 // failure is the error of a read from the database or from object storage.
 func (w *world) failure() error {
+	w.fault.Lock()
+	defer w.fault.Unlock()
 	if w.down != nil && w.spare > 0 {
 		w.spare--
 		return nil
 	}
 	return w.down
+}
+
+// breakReads sets the error of every read behind the next few, also while others read.
+func (w *world) breakReads(err error, spare int) {
+	w.fault.Lock()
+	defer w.fault.Unlock()
+	w.down, w.spare = err, spare
 }
 
 // unavailable is what the intake makes of it.
