@@ -24,8 +24,8 @@ import (
 
 var _ anchor.Store = (*postgres.Anchors)(nil)
 
-// pgStore is the store of a fresh database, in which a trigger holds every move
-// of an attempt against the state table of package ledger. Epoch 1 leads.
+// pgStore is the store of a fresh database, in which triggers hold every move
+// of an attempt or a coin against the state tables of package ledger. Epoch 1 leads.
 func pgStore(t *testing.T) (store *postgres.Anchors, url string) {
 	t.Helper()
 	url = postgrestest.URL(t)
@@ -34,21 +34,29 @@ func pgStore(t *testing.T) (store *postgres.Anchors, url string) {
 		t.Fatalf("open database: %v", err)
 	}
 	t.Cleanup(db.Close)
-	var edges []string
-	for _, e := range ledger.Edges() {
-		edges = append(edges, fmt.Sprintf("('%s', '%s')", e.From, e.To))
-	}
-	execSQL(t, url, `CREATE FUNCTION check_edge() RETURNS trigger LANGUAGE plpgsql AS $$
-		BEGIN
-			IF (OLD.state, NEW.state) NOT IN (`+strings.Join(edges, ", ")+`) THEN
-				RAISE EXCEPTION 'attempt moves from % to %, which the table has not', OLD.state, NEW.state;
-			END IF;
-			RETURN NEW;
-		END $$`)
-	execSQL(t, url, `CREATE TRIGGER check_edge BEFORE UPDATE ON attempt FOR EACH ROW
-		WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION check_edge()`)
+	guardMoves(t, url, "attempt", ledger.AttemptEdges())
+	guardMoves(t, url, "coin", ledger.CoinEdges())
 	execSQL(t, url, `UPDATE leader SET epoch = 1 WHERE role = 'anchor'`)
 	return db.Anchors(), url
+}
+
+// guardMoves lets a table refuse every state that a row doesn't come to by an edge.
+func guardMoves[S ~string](t *testing.T, url, table string, edges []ledger.Edge[S]) {
+	t.Helper()
+	var pairs []string
+	for _, e := range edges {
+		pairs = append(pairs, fmt.Sprintf("('%s', '%s')", e.From, e.To))
+	}
+	execSQL(t, url, fmt.Sprintf(`CREATE FUNCTION check_%[1]s() RETURNS trigger LANGUAGE plpgsql AS $$
+		DECLARE former text := '';
+		BEGIN
+			IF TG_OP = 'UPDATE' THEN former := OLD.state; END IF;
+			IF former <> NEW.state AND (former, NEW.state) NOT IN (%[2]s) THEN
+				RAISE EXCEPTION '%[1]s moves from %% to %%, which the table has not', former, NEW.state;
+			END IF;
+			RETURN NEW;
+		END $$`, table, strings.Join(pairs, ", ")))
+	execSQL(t, url, fmt.Sprintf(`CREATE TRIGGER check_%[1]s BEFORE INSERT OR UPDATE ON %[1]s FOR EACH ROW EXECUTE FUNCTION check_%[1]s()`, table))
 }
 
 func execSQL(t *testing.T, url, sql string, args ...any) {

@@ -2,6 +2,7 @@ package anchor_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -92,25 +93,34 @@ func conflict(format string, args ...any) error {
 }
 
 // move sets the state of an attempt along an edge of the table.
-func (st *memState) move(txid calpe.BlockHash, to ledger.AttemptState) error {
+func (st *memState) move(by ledger.Mover, txid calpe.BlockHash, to ledger.AttemptState) error {
 	a, ok := st.attempts[txid]
-	if !ok || !ledger.CanMove(a.State, to) {
-		return conflict("attempt %v from %s to %s", txid, a.State, to)
+	if !ok || !ledger.CanMove(ledger.AttemptEdges(), by, a.State, to) {
+		return conflict("attempt %v from %s to %s by %s", txid, a.State, to, by)
 	}
 	a.State = to
 	st.attempts[txid] = a
 	return nil
 }
 
-func (st *memState) restore(txid calpe.BlockHash) error {
+// moveCoin is a coin with its state moved along an edge of the table.
+func moveCoin(by ledger.Mover, c ledger.Coin, to ledger.CoinState) (ledger.Coin, error) {
+	if !ledger.CanMove(ledger.CoinEdges(), by, c.State, to) {
+		return c, conflict("coin %v from %s to %s by %s", c.Outpoint, c.State, to, by)
+	}
+	c.State = to
+	return c, nil
+}
+
+func (st *memState) restore(by ledger.Mover, txid calpe.BlockHash) error {
 	a := st.attempts[txid]
 	switch {
 	case a.Raw == nil:
-		return st.move(txid, ledger.Created)
+		return st.move(by, txid, ledger.Created)
 	case !a.taken:
-		return st.move(txid, ledger.Signed)
+		return st.move(by, txid, ledger.Signed)
 	}
-	return st.move(txid, ledger.Sent)
+	return st.move(by, txid, ledger.Sent)
 }
 
 func (st *memState) of(coin calpe.Outpoint) []ledger.Attempt {
@@ -168,7 +178,7 @@ func (s *memStore) StoreSigned(ctx context.Context, epoch uint64, txid calpe.Blo
 		if a := st.attempts[txid]; a.State != ledger.Created {
 			return conflict("attempt %v is %s", txid, a.State)
 		}
-		if err := st.move(txid, ledger.Signed); err != nil {
+		if err := st.move(ledger.ByAct, txid, ledger.Signed); err != nil {
 			return err
 		}
 		a := st.attempts[txid]
@@ -188,14 +198,14 @@ func (s *memStore) RecordAnswer(ctx context.Context, epoch uint64, txid calpe.Bl
 		a.taken = a.taken || answer.Kind.Taken()
 		st.attempts[txid] = a
 		if answer.Kind.Taken() && a.State == ledger.Signed {
-			return st.move(txid, ledger.Sent)
+			return st.move(ledger.ByAct, txid, ledger.Sent)
 		}
 		return nil
 	})
 }
 
 func (s *memStore) MarkFinal(ctx context.Context, epoch uint64, txid calpe.BlockHash) error {
-	return s.write(ctx, epoch, func(st *memState) error { return st.move(txid, ledger.Final) })
+	return s.write(ctx, epoch, func(st *memState) error { return st.move(ledger.ByFollow, txid, ledger.Final) })
 }
 
 func (s *memStore) ConnectBlock(ctx context.Context, epoch uint64, b ledger.Block, events []ledger.Event) error {
@@ -226,15 +236,15 @@ func (st *memState) apply(b ledger.Block, ev ledger.Event) error {
 }
 
 func (st *memState) spend(o calpe.Outpoint, state ledger.CoinState, by calpe.BlockHash, height uint32) error {
-	c, ok := st.coins[o]
-	if !ok || c.State != ledger.CoinLive {
-		return conflict("coin %v is %s", o, c.State)
+	c, err := moveCoin(ledger.ByFollow, st.coins[o], state)
+	if err != nil {
+		return err
 	}
-	c.State, c.SpentBy, c.SpentHeight = state, by, height
+	c.SpentBy, c.SpentHeight = by, height
 	st.coins[o] = c
 	for _, a := range st.of(o) {
 		if a.TxID != by && a.State.Unmined() {
-			if err := st.move(a.TxID, ledger.Replaced); err != nil {
+			if err := st.move(ledger.ByFollow, a.TxID, ledger.Replaced); err != nil {
 				return err
 			}
 		}
@@ -243,15 +253,15 @@ func (st *memState) spend(o calpe.Outpoint, state ledger.CoinState, by calpe.Blo
 }
 
 func (st *memState) revive(o calpe.Outpoint, height uint32) error {
-	c, ok := st.coins[o]
-	if !ok || c.State != ledger.CoinVoid {
-		return conflict("coin %v is %s", o, c.State)
+	c, err := moveCoin(ledger.ByFollow, st.coins[o], ledger.CoinLive)
+	if err != nil || c.Outpoint != o {
+		return cmp.Or(err, conflict("coin %v isn't there", o))
 	}
-	c.State, c.Height = ledger.CoinLive, height
+	c.Height = height
 	st.coins[o] = c
 	for _, a := range st.of(o) {
 		if a.State == ledger.Void {
-			if err := st.restore(a.TxID); err != nil {
+			if err := st.restore(ledger.ByFollow, a.TxID); err != nil {
 				return err
 			}
 		}
@@ -278,7 +288,7 @@ func (st *memState) mined(b ledger.Block, m ledger.MinedAttempt) error {
 		if st.attempts[txid].Coin != m.Coin {
 			return conflict("attempt %v is of another coin", txid)
 		}
-		if err := st.move(txid, ledger.Mined); err != nil {
+		if err := st.move(ledger.ByFollow, txid, ledger.Mined); err != nil {
 			return err
 		}
 		a := st.attempts[txid]
@@ -311,7 +321,7 @@ func (s *memStore) Rewind(ctx context.Context, epoch uint64, tip, fork ledger.Bl
 				if sight.Height > fork.Height && !sight.orphaned {
 					sight.orphaned = true
 					blocks[hash] = sight
-					if err := st.move(txid, ledger.Sent); err != nil {
+					if err := st.move(ledger.ByRewind, txid, ledger.Sent); err != nil {
 						return err
 					}
 				}
@@ -323,25 +333,29 @@ func (s *memStore) Rewind(ctx context.Context, epoch uint64, tip, fork ledger.Bl
 
 func (st *memState) rewindCoins(height uint32) error {
 	for o, c := range st.coins {
-		spentAbove := c.SpentHeight > height
+		var err error
 		switch {
 		case c.State == ledger.CoinVoid:
 			continue
 		case c.Height > height:
-			c.State, c.Height, c.SpentBy, c.SpentHeight = ledger.CoinVoid, 0, calpe.BlockHash{}, 0
-		case spentAbove:
-			c.State, c.SpentBy, c.SpentHeight = ledger.CoinLive, calpe.BlockHash{}, 0
+			c, err = moveCoin(ledger.ByRewind, c, ledger.CoinVoid)
+			c.Height = 0
+		case c.SpentHeight > height:
+			c, err = moveCoin(ledger.ByRewind, c, ledger.CoinLive)
 		default:
 			continue
 		}
+		if err != nil {
+			return err
+		}
+		c.SpentBy, c.SpentHeight = calpe.BlockHash{}, 0
 		st.coins[o] = c
 		for _, a := range st.of(o) {
-			var err error
 			switch {
 			case c.State == ledger.CoinVoid:
-				err = st.move(a.TxID, ledger.Void)
+				err = st.move(ledger.ByRewind, a.TxID, ledger.Void)
 			case a.State == ledger.Replaced:
-				err = st.restore(a.TxID)
+				err = st.restore(ledger.ByRewind, a.TxID)
 			}
 			if err != nil {
 				return err

@@ -1,40 +1,44 @@
 package ledger_test
 
 import (
+	"cmp"
+	"fmt"
 	"math"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/anchor/ledger"
 )
 
-// The table is what the package says of it: every edge between known states,
-// none twice, every state reachable, and the only ways back are by a
-// reorganisation (I6).
-func TestEdges(t *testing.T) {
-	states := ledger.AttemptStates()
-	seen := map[[2]ledger.AttemptState]bool{}
-	for _, e := range ledger.Edges() {
-		key := [2]ledger.AttemptState{e.From, e.To}
+// A table is what the package says of it: every edge between known states, none
+// twice, every state reachable, and the only ways back are by a reorganisation,
+// or by the return of what one took away (I6).
+func checkTable[S ~string](t *testing.T, table []ledger.Edge[S], states []S, parse func(string) (S, error)) {
+	t.Helper()
+	seen := map[ledger.Edge[S]]bool{}
+	reached := map[S]bool{"": true}
+	for _, e := range table {
+		key := ledger.Edge[S]{From: e.From, To: e.To, By: e.By}
 		if seen[key] || e.From == e.To || e.Cause == "" {
 			t.Errorf("edge %s to %s is there twice, goes nowhere, or has no cause", e.From, e.To)
 		}
 		seen[key] = true
-		if !slices.Contains(states, e.From) || !slices.Contains(states, e.To) {
+		if e.From != "" && !slices.Contains(states, e.From) || !slices.Contains(states, e.To) {
 			t.Errorf("edge from %q to %q", e.From, e.To)
 		}
-		if !ledger.CanMove(e.From, e.To) {
-			t.Errorf("can't move from %s to %s", e.From, e.To)
+		if !ledger.CanMove(table, e.By, e.From, e.To) || e.From != "" && !slices.Contains(ledger.Sources(table, e.By, e.To), string(e.From)) {
+			t.Errorf("%s can't move from %s to %s", e.By, e.From, e.To)
 		}
 		back := slices.Index(states, e.To) < slices.Index(states, e.From)
-		if back && e.Cause == "engine" || back && e.Cause == "block connected" {
-			t.Errorf("%s moves an attempt back from %s to %s", e.Cause, e.From, e.To)
+		if back && e.By != ledger.ByRewind && e.From != states[len(states)-1] {
+			t.Errorf("%s moves back from %s to %s", e.By, e.From, e.To)
 		}
 	}
-	reached := map[ledger.AttemptState]bool{ledger.Created: true}
 	for range states {
-		for _, e := range ledger.Edges() {
+		for _, e := range table {
 			reached[e.To] = reached[e.To] || reached[e.From]
 		}
 	}
@@ -42,27 +46,80 @@ func TestEdges(t *testing.T) {
 		if !reached[s] {
 			t.Errorf("no way leads to %s", s)
 		}
-		if got, err := ledger.ParseAttemptState(string(s)); err != nil || got != s {
+		if got, err := parse(string(s)); err != nil || got != s {
 			t.Errorf("state %s reads back as %s, %v", s, got, err)
-		}
-	}
-	for _, forbidden := range [][2]ledger.AttemptState{
-		{ledger.Created, ledger.Sent}, // not without a stored signature (I5)
-		{ledger.Created, ledger.Final}, {ledger.Sent, ledger.Final}, {ledger.Replaced, ledger.Mined},
-		{ledger.Mined, ledger.Created}, {ledger.Mined, ledger.Replaced}, {ledger.Void, ledger.Mined}, {"", ledger.Created},
-	} {
-		if ledger.CanMove(forbidden[0], forbidden[1]) {
-			t.Errorf("can move from %q to %q", forbidden[0], forbidden[1])
 		}
 	}
 }
 
-func TestParseStates(t *testing.T) {
-	for _, s := range []ledger.CoinState{ledger.CoinLive, ledger.CoinSpent, ledger.CoinForeign, ledger.CoinVoid} {
-		if got, err := ledger.ParseCoinState(string(s)); err != nil || got != s {
-			t.Errorf("%s reads back as %s, %v", s, got, err)
+func TestTables(t *testing.T) {
+	checkTable(t, ledger.AttemptEdges(), ledger.AttemptStates(), ledger.ParseAttemptState)
+	checkTable(t, ledger.CoinEdges(), ledger.CoinStates(), ledger.ParseCoinState)
+	movers := []ledger.Mover{ledger.ByAct, ledger.ByFollow, ledger.ByRewind, ledger.ByRecovery, ledger.ByOperator}
+	for _, forbidden := range [][2]ledger.AttemptState{
+		{ledger.Created, ledger.Sent}, // not without a stored signature (I5)
+		{ledger.Created, ledger.Final}, {ledger.Sent, ledger.Final}, {ledger.Replaced, ledger.Mined},
+		{ledger.Mined, ledger.Created}, {ledger.Mined, ledger.Replaced}, {ledger.Void, ledger.Mined}, {"", ledger.Signed}, {"", ledger.Sent},
+	} {
+		for _, by := range movers {
+			if ledger.CanMove(ledger.AttemptEdges(), by, forbidden[0], forbidden[1]) {
+				t.Errorf("%s can move from %q to %q", by, forbidden[0], forbidden[1])
+			}
 		}
 	}
+	if ledger.CanMove(ledger.AttemptEdges(), ledger.ByAct, ledger.Sent, ledger.Mined) {
+		t.Error("the engine itself makes an attempt mined: only a block does")
+	}
+	if got := ledger.Sources(ledger.AttemptEdges(), ledger.ByFollow, ledger.Mined); !slices.Equal(got, []string{"created", "signed", "sent"}) {
+		t.Errorf("follow makes mined of %v", got)
+	}
+}
+
+// The page of the design draws the tables that the code has.
+func TestStatesPage(t *testing.T) {
+	page, err := os.ReadFile("../../docs/design/0004-anchor-states.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []struct {
+		title string
+		rows  string
+	}{
+		{"## Attempts", rows(ledger.AttemptEdges())},
+		{"## Coins", rows(ledger.CoinEdges())},
+	} {
+		_, section, found := strings.Cut(string(page), part.title+"\n")
+		section, _, _ = strings.Cut(section, "\n## ")
+		_, table, ok := strings.Cut(section, "|---|---|---|---|\n")
+		table, _, _ = strings.Cut(table, "\n\n")
+		if !found || !ok || strings.TrimSpace(table) != strings.TrimSpace(part.rows) {
+			t.Errorf("%s: the page's table isn't the code's, which is\n%s", part.title, part.rows)
+		}
+	}
+	for _, s := range append(textsOf(ledger.AttemptStates()), textsOf(ledger.CoinStates())...) {
+		if drawing := strings.Count(string(page), s); drawing < 3 {
+			t.Errorf("the page doesn't draw the state %s", s)
+		}
+	}
+}
+
+func rows[S ~string](table []ledger.Edge[S]) string {
+	var b strings.Builder
+	for _, e := range table {
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", cmp.Or(string(e.From), "(no row)"), e.To, e.By, e.Cause)
+	}
+	return b.String()
+}
+
+func textsOf[S ~string](states []S) []string {
+	var texts []string
+	for _, s := range states {
+		texts = append(texts, string(s))
+	}
+	return texts
+}
+
+func TestParseStates(t *testing.T) {
 	for _, text := range []string{"", "Live", "live ", "unknown"} {
 		if _, err := ledger.ParseCoinState(text); err == nil {
 			t.Errorf("%q is a coin state", text)

@@ -47,57 +47,113 @@ const (
 	Void AttemptState = "void"
 )
 
-// Edge is one allowed move of an attempt.
-type Edge struct {
-	From, To AttemptState
-	Cause    string // what moves it
+// Mover is the part of the service that makes a move.
+type Mover string
+
+// The movers.
+const (
+	// ByAct: the engine's own doing, with the live coin.
+	ByAct Mover = "act"
+	// ByFollow: a block was connected, or has become deep enough.
+	ByFollow Mover = "follow"
+	// ByRewind: a reorganisation took blocks away.
+	ByRewind Mover = "rewind"
+	// ByRecovery: a block holds an attempt of ours that this database doesn't
+	// know, because it is an older copy of the one that does.
+	ByRecovery Mover = "recovery"
+	// ByOperator: a log is created.
+	ByOperator Mover = "operator"
+)
+
+// Edge is one allowed move of an attempt or a coin. An empty From means that
+// the move makes the row.
+type Edge[S ~string] struct {
+	From, To S
+	By       Mover
+	Cause    string
 }
 
-// Edges is the whole state table of attempts (I6). A move that isn't here is a
-// bug, and a store refuses it. It is data so that documentation, the store and
-// the tests read the same table.
-func Edges() []Edge {
+// AttemptEdges is the whole state table of attempts (I6). A move that isn't here
+// is a bug, and a store refuses it. It is data so that documentation, the stores
+// and the tests read the same table. It is drawn in docs/design/0004-anchor-states.md.
+func AttemptEdges() []Edge[AttemptState] {
 	const (
-		engine  = "engine"
-		block   = "block connected"
-		reorg   = "reorganisation"
-		restore = "reorganisation brings its coin back"
+		held       = "a block holds it"
+		other      = "a block holds another spend of its coin"
+		gone       = "its block is gone"
+		otherGone  = "the block with the other spend is gone"
+		coinGone   = "its coin is void"
+		coinIsBack = "its coin is in a block again"
 	)
-	return []Edge{
-		{Created, Signed, engine},
-		{Signed, Sent, engine},
-		{Mined, Final, engine},
+	return []Edge[AttemptState]{
+		{"", Created, ByAct, "an anchor is due, or a higher fee"},
+		{"", Mined, ByRecovery, "a block holds one of ours that has no row"},
+		{Created, Signed, ByAct, "the signature is stored"},
+		{Signed, Sent, ByAct, "a node took it"},
 
 		// Created and Signed lead to Mined too: a block may hold a transaction
 		// whose signature or answer was lost with a crash or an older database.
-		{Created, Mined, block},
-		{Signed, Mined, block},
-		{Sent, Mined, block},
-		{Created, Replaced, block},
-		{Signed, Replaced, block},
-		{Sent, Replaced, block},
+		{Created, Mined, ByFollow, held},
+		{Signed, Mined, ByFollow, held},
+		{Sent, Mined, ByFollow, held},
+		{Mined, Final, ByFollow, "its block is deep enough"},
+		{Created, Replaced, ByFollow, other},
+		{Signed, Replaced, ByFollow, other},
+		{Sent, Replaced, ByFollow, other},
 
-		{Mined, Sent, reorg},
-		{Mined, Void, reorg},
-		{Final, Sent, reorg}, // deeper than the configured depth: an alarm, but the chain decides
-		{Final, Void, reorg},
-		{Created, Void, reorg},
-		{Signed, Void, reorg},
-		{Sent, Void, reorg},
-		{Replaced, Void, reorg},
-		{Replaced, Created, reorg},
-		{Replaced, Signed, reorg},
-		{Replaced, Sent, reorg},
+		{Mined, Sent, ByRewind, gone},
+		{Final, Sent, ByRewind, gone}, // deeper than the configured depth: an alarm, but the chain decides
+		{Replaced, Created, ByRewind, otherGone},
+		{Replaced, Signed, ByRewind, otherGone},
+		{Replaced, Sent, ByRewind, otherGone},
+		{Created, Void, ByRewind, coinGone},
+		{Signed, Void, ByRewind, coinGone},
+		{Sent, Void, ByRewind, coinGone},
+		{Replaced, Void, ByRewind, coinGone},
 
-		{Void, Created, restore},
-		{Void, Signed, restore},
-		{Void, Sent, restore},
+		{Void, Created, ByFollow, coinIsBack},
+		{Void, Signed, ByFollow, coinIsBack},
+		{Void, Sent, ByFollow, coinIsBack},
 	}
 }
 
-// CanMove reports whether the table has an edge between the two states.
-func CanMove(from, to AttemptState) bool {
-	return slices.ContainsFunc(Edges(), func(e Edge) bool { return e.From == from && e.To == to })
+// CoinEdges is the whole state table of coins (I6), as [AttemptEdges] is that of
+// attempts.
+func CoinEdges() []Edge[CoinState] {
+	const (
+		gone    = "its block is gone"
+		unspent = "the block that spends it is gone"
+	)
+	return []Edge[CoinState]{
+		{"", CoinLive, ByOperator, "it is the first coin of a log"},
+		{"", CoinLive, ByFollow, "it is the change of an attempt in a block"},
+		{CoinLive, CoinSpent, ByFollow, "a block holds an attempt that spends it"},
+		{CoinLive, CoinForeign, ByFollow, "a block holds a spend that isn't ours"},
+		{CoinVoid, CoinLive, ByFollow, "its transaction is in a block again"},
+
+		{CoinSpent, CoinLive, ByRewind, unspent},
+		{CoinForeign, CoinLive, ByRewind, unspent},
+		{CoinLive, CoinVoid, ByRewind, gone},
+		{CoinSpent, CoinVoid, ByRewind, gone},
+		{CoinForeign, CoinVoid, ByRewind, gone},
+	}
+}
+
+// CanMove reports whether a table lets the mover make that move.
+func CanMove[S ~string](table []Edge[S], by Mover, from, to S) bool {
+	return slices.ContainsFunc(table, func(e Edge[S]) bool { return e.By == by && e.From == from && e.To == to })
+}
+
+// Sources lists, as text, the states from which a table lets the mover reach a
+// state: what a compare-and-set compares with.
+func Sources[S ~string](table []Edge[S], by Mover, to S) []string {
+	var from []string
+	for _, e := range table {
+		if e.By == by && e.To == to && e.From != "" {
+			from = append(from, string(e.From))
+		}
+	}
+	return from
 }
 
 // AttemptStates lists every state of an attempt, in the order of its life.
@@ -113,10 +169,14 @@ func ParseAttemptState(text string) (AttemptState, error) {
 	return "", fmt.Errorf("unknown attempt state %q", text)
 }
 
+// CoinStates lists every state of a coin.
+func CoinStates() []CoinState {
+	return []CoinState{CoinLive, CoinSpent, CoinForeign, CoinVoid}
+}
+
 // ParseCoinState reads the text form; anything else is an error.
 func ParseCoinState(text string) (CoinState, error) {
-	switch s := CoinState(text); s {
-	case CoinLive, CoinSpent, CoinForeign, CoinVoid:
+	if s := CoinState(text); slices.Contains(CoinStates(), s) {
 		return s, nil
 	}
 	return "", fmt.Errorf("unknown coin state %q", text)

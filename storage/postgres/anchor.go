@@ -97,6 +97,17 @@ func insertCoin(ctx context.Context, tx pgx.Tx, c ledger.Coin) error {
 		c.Outpoint.TxID[:], int64(c.Outpoint.Vout), c.Value, c.Script, string(c.Kind), orNil(c.MadeBy), int64(c.Height))
 }
 
+// attemptsFrom lists the states from which the table lets the mover take an
+// attempt to a state.
+func attemptsFrom(by ledger.Mover, to ledger.AttemptState) []string {
+	return ledger.Sources(ledger.AttemptEdges(), by, to)
+}
+
+// coinsFrom does the same for coins.
+func coinsFrom(by ledger.Mover, to ledger.CoinState) []string {
+	return ledger.Sources(ledger.CoinEdges(), by, to)
+}
+
 // orNil is SQL's NULL for the hash that stands for none.
 func orNil(h calpe.BlockHash) []byte {
 	if h == (calpe.BlockHash{}) {
@@ -140,7 +151,8 @@ func insertAttempt(ctx context.Context, tx pgx.Tx, epoch uint64, a ledger.Attemp
 // StoreSigned keeps the signed transaction of a created attempt (I5).
 func (s *Anchors) StoreSigned(ctx context.Context, epoch uint64, txid calpe.BlockHash, raw []byte) error {
 	return s.write(ctx, epoch, func(tx pgx.Tx) error {
-		return execOne(ctx, tx, "store signature", `UPDATE attempt SET state = 'signed', raw_tx = $2 WHERE txid = $1 AND state = 'created'`, txid[:], raw)
+		return execOne(ctx, tx, "store signature", `UPDATE attempt SET state = 'signed', raw_tx = $2 WHERE txid = $1 AND state = ANY($3)`,
+			txid[:], raw, attemptsFrom(ledger.ByAct, ledger.Signed))
 	})
 }
 
@@ -150,15 +162,17 @@ func (s *Anchors) RecordAnswer(ctx context.Context, epoch uint64, txid calpe.Blo
 		return execOne(ctx, tx, "record answer", `
 			UPDATE attempt SET state = CASE WHEN $4 THEN 'sent' ELSE state END, sends = sends + 1, sent_at = $5, answer = $2, answer_text = $3,
 				taken_at = CASE WHEN $4 THEN coalesce(taken_at, $5) ELSE taken_at END
-			WHERE txid = $1 AND state IN ('signed', 'sent')`,
-			txid[:], string(answer.Kind), answer.Text, answer.Kind.Taken(), at)
+			WHERE txid = $1 AND state = ANY($6)`,
+			txid[:], string(answer.Kind), answer.Text, answer.Kind.Taken(), at,
+			append(attemptsFrom(ledger.ByAct, ledger.Sent), string(ledger.Sent)))
 	})
 }
 
 // MarkFinal moves an attempt from mined to final.
 func (s *Anchors) MarkFinal(ctx context.Context, epoch uint64, txid calpe.BlockHash) error {
 	return s.write(ctx, epoch, func(tx pgx.Tx) error {
-		return execOne(ctx, tx, "make final", `UPDATE attempt SET state = 'final' WHERE txid = $1 AND state = 'mined'`, txid[:])
+		return execOne(ctx, tx, "make final", `UPDATE attempt SET state = 'final' WHERE txid = $1 AND state = ANY($2)`,
+			txid[:], attemptsFrom(ledger.ByFollow, ledger.Final))
 	})
 }
 
@@ -236,21 +250,21 @@ func markMined(ctx context.Context, tx pgx.Tx, epoch uint64, m ledger.MinedAttem
 	// The signature of the block's copy, if the stored one was lost with a crash.
 	return execOne(ctx, tx, "mark attempt mined", `
 		UPDATE attempt SET state = 'mined', raw_tx = coalesce(raw_tx, $2), taken_at = coalesce(taken_at, now())
-		WHERE txid = $1 AND coin_txid = $3 AND coin_vout = $4 AND state IN ('created', 'signed', 'sent')`,
-		m.Evidence.TxID[:], m.Raw, m.Coin.TxID[:], int64(m.Coin.Vout))
+		WHERE txid = $1 AND coin_txid = $3 AND coin_vout = $4 AND state = ANY($5)`,
+		m.Evidence.TxID[:], m.Raw, m.Coin.TxID[:], int64(m.Coin.Vout), attemptsFrom(ledger.ByFollow, ledger.Mined))
 }
 
 func spendCoin(ctx context.Context, tx pgx.Tx, o calpe.Outpoint, state ledger.CoinState, by calpe.BlockHash, height uint32) error {
 	return execOne(ctx, tx, "spend coin", `
-		UPDATE coin SET state = $3, spent_by = $4, spent_height = $5 WHERE txid = $1 AND vout = $2 AND state = 'live'`,
-		o.TxID[:], int64(o.Vout), string(state), by[:], int64(height))
+		UPDATE coin SET state = $3, spent_by = $4, spent_height = $5 WHERE txid = $1 AND vout = $2 AND state = ANY($6)`,
+		o.TxID[:], int64(o.Vout), string(state), by[:], int64(height), coinsFrom(ledger.ByFollow, state))
 }
 
 func replaceOthers(ctx context.Context, tx pgx.Tx, o calpe.Outpoint, by calpe.BlockHash) error {
 	_, err := tx.Exec(ctx, `
 		UPDATE attempt SET state = 'replaced'
-		WHERE coin_txid = $1 AND coin_vout = $2 AND txid <> $3 AND state IN ('created', 'signed', 'sent')`,
-		o.TxID[:], int64(o.Vout), by[:])
+		WHERE coin_txid = $1 AND coin_vout = $2 AND txid <> $3 AND state = ANY($4)`,
+		o.TxID[:], int64(o.Vout), by[:], attemptsFrom(ledger.ByFollow, ledger.Replaced))
 	if err != nil {
 		return fmt.Errorf("replace the other attempts: %w", err)
 	}
@@ -259,8 +273,8 @@ func replaceOthers(ctx context.Context, tx pgx.Tx, o calpe.Outpoint, by calpe.Bl
 
 // reviveCoin makes a void coin live, and its attempts what they were.
 func reviveCoin(ctx context.Context, tx pgx.Tx, o calpe.Outpoint, height uint32) error {
-	if err := execOne(ctx, tx, "revive coin", `UPDATE coin SET state = 'live', height = $3 WHERE txid = $1 AND vout = $2 AND state = 'void'`,
-		o.TxID[:], int64(o.Vout), int64(height)); err != nil {
+	if err := execOne(ctx, tx, "revive coin", `UPDATE coin SET state = 'live', height = $3 WHERE txid = $1 AND vout = $2 AND state = ANY($4)`,
+		o.TxID[:], int64(o.Vout), int64(height), coinsFrom(ledger.ByFollow, ledger.CoinLive)); err != nil {
 		return err
 	}
 	_, err := tx.Exec(ctx, restoreAttempts+` AND state = 'void' AND coin_txid = $1 AND coin_vout = $2`, o.TxID[:], int64(o.Vout))
@@ -322,8 +336,8 @@ func (s *Anchors) Rewind(ctx context.Context, epoch uint64, tip, fork ledger.Blo
 			}
 		}
 		_, err := tx.Exec(ctx, `
-			UPDATE attempt SET state = 'void' WHERE state <> 'void'
-			AND (coin_txid, coin_vout) IN (SELECT txid, vout FROM coin WHERE state = 'void')`)
+			UPDATE attempt SET state = 'void' WHERE state = ANY($1)
+			AND (coin_txid, coin_vout) IN (SELECT txid, vout FROM coin WHERE state = 'void')`, attemptsFrom(ledger.ByRewind, ledger.Void))
 		return err
 	})
 }
