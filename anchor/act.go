@@ -87,6 +87,7 @@ func (e *Engine) create(ctx context.Context, epoch uint64, snap ledger.Snapshot,
 	}
 	a, err := wallet.BuildAttempt(wallet.Build{
 		Coin:    ledger.Input{Outpoint: snap.Live.Outpoint, Output: snap.Live.Output},
+		Change:  e.cfg.Signer.Script(),
 		Payload: payload, FeeRate: rate, Caps: e.cfg.Caps,
 	})
 	if err != nil {

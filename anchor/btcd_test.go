@@ -21,7 +21,7 @@ type realWorld struct {
 	node   *btcdtest.Node
 	store  *postgres.Anchors
 	log    *fakeLog
-	key    *wallet.Key
+	keys   *wallet.Keystore
 	caps   wallet.Caps
 	engine *anchor.Engine
 	now    time.Time
@@ -36,19 +36,19 @@ func newRealWorld(t *testing.T, network calpe.Network) *realWorld {
 	}
 	w.store, _ = pgStore(t)
 	var err error
-	if w.key, err = wallet.Create(t.TempDir()+"/key", network, time.Unix(1, 0)); err != nil {
+	if w.keys, err = wallet.Create(t.TempDir()+"/wallet.age", network, wallet.Lock{Passphrase: wallet.DrawPassphrase(), WorkFactor: 1}, time.Unix(1, 0)); err != nil {
 		t.Fatalf("create key: %v", err)
 	}
 	from, _, err := w.node.BestBlock(t.Context())
 	if err != nil {
 		t.Fatalf("best block: %v", err)
 	}
-	funded := w.node.Fund(w.key.Script(), 1_000_000)
-	d, err := anchor.FindDeposit(t.Context(), w.node, w.key.Script(), from, 10_000)
+	funded := w.node.Fund(w.keys.Current().Script(), 1_000_000)
+	d, err := anchor.FindDeposit(t.Context(), w.node, w.keys.Current().Script(), from, 10_000)
 	if err != nil || d.Coin.Outpoint != funded {
 		t.Fatalf("found deposit %v (%v), want %v", d.Coin.Outpoint, err, funded)
 	}
-	located, err := anchor.LocateDeposit(t.Context(), w.node, w.key.Script(), funded)
+	located, err := anchor.LocateDeposit(t.Context(), w.node, w.keys.Current().Script(), funded)
 	if err != nil || located.Coin.Outpoint != funded || located.Coin.Height != d.Coin.Height {
 		t.Fatalf("located deposit %+v: %v", located.Coin, err)
 	}
@@ -61,7 +61,7 @@ func newRealWorld(t *testing.T, network calpe.Network) *realWorld {
 
 func (w *realWorld) restart() {
 	w.t.Helper()
-	signer, err := wallet.New(wallet.Config{Key: w.key, Caps: w.caps})
+	signer, err := wallet.New(wallet.Config{Keys: w.keys, Caps: w.caps})
 	if err != nil {
 		w.t.Fatalf("make signer: %v", err)
 	}

@@ -91,9 +91,15 @@ type Node interface {
 	Relay
 }
 
-// Signer signs attempts. *wallet.Signer is one.
+// Signer signs attempts. *signer.Client is one.
 type Signer interface {
+	// Script is the output script that deposits and change go to. After a
+	// rotation of keys it is the new key's, and coins may still have an older one.
 	Script() []byte
+	// Owns reports whether a key of the signer has that output script.
+	Owns(script []byte) bool
+	// Sign signs the transaction that is serialized without witness in unsigned,
+	// and spends these outputs. It may be asked for the same again.
 	Sign(ctx context.Context, unsigned []byte, inputs []ledger.Input) (raw []byte, err error)
 }
 
@@ -157,8 +163,7 @@ type Config struct {
 // Engine anchors one log. Run and Step must not be called concurrently; Status
 // may be called at any time.
 type Engine struct {
-	cfg    Config
-	script []byte
+	cfg Config
 	// sentAt is the tip at which the unmined attempt was last handed over. Only
 	// Step uses it. It is lost with the process on purpose: a restart resends.
 	sentAt calpe.BlockHash
@@ -206,7 +211,7 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Target < 2 || cfg.Target > 25 {
 		return nil, fmt.Errorf("target of %d blocks is not from 2 to 25", cfg.Target)
 	}
-	return &Engine{cfg: cfg, script: cfg.Signer.Script()}, nil
+	return &Engine{cfg: cfg}, nil
 }
 
 // Run makes a step at once, whenever it is woken, and every few seconds, until

@@ -221,9 +221,10 @@ func (e *Engine) spend(ctx context.Context, b ledger.Block, msg *wire.MsgBlock, 
 	if err != nil {
 		return ledger.Event{}, fmt.Errorf("look for attempt %v: %w", txid, err)
 	}
-	payload, ours := e.readAnchor(tx, coin.Outpoint)
-	if !ours {
-		// An attempt that we stored is always of our form: it was built by us.
+	// An attempt that we stored is ours whatever key its change goes to: another
+	// server may know of a rotation already that this one doesn't.
+	payload, ours := readAnchor(tx, coin.Outpoint)
+	if !ours || !known && !e.cfg.Signer.Owns(tx.TxOut[1].PkScript) {
 		return ledger.Event{Foreign: &ledger.ForeignSpend{Coin: coin.Outpoint, TxID: txid}}, nil
 	}
 	evidence, err := newEvidence(b, msg, position, payload)
@@ -246,15 +247,13 @@ func (e *Engine) spend(ctx context.Context, b ledger.Block, msg *wire.MsgBlock, 
 }
 
 // readAnchor reads a transaction of our form: input 0 the coin, output 0 a
-// payload of value 0, output 1 change to our script, nothing else.
-func (e *Engine) readAnchor(tx *wire.MsgTx, coin calpe.Outpoint) (calpe.Payload, bool) {
+// payload of value 0, output 1 change, nothing else.
+func readAnchor(tx *wire.MsgTx, coin calpe.Outpoint) (calpe.Payload, bool) {
 	if len(tx.TxOut) != 2 || !spends(&wire.MsgTx{TxIn: tx.TxIn[:1]}, coin) {
 		return calpe.Payload{}, false
 	}
 	payload, err := calpe.ParsePayloadScript(tx.TxOut[0].PkScript)
-	ours := err == nil && payload.Size > 0 && tx.TxOut[0].Value == 0 &&
-		tx.TxOut[1].Value > 0 && bytes.Equal(tx.TxOut[1].PkScript, e.script)
-	return payload, ours
+	return payload, err == nil && payload.Size > 0 && tx.TxOut[0].Value == 0 && tx.TxOut[1].Value > 0
 }
 
 // importAttempt makes the row that a restored database lacks. Of inputs beyond

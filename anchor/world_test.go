@@ -7,8 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -100,22 +98,17 @@ func newWorld(t *testing.T, store firstStore) *world {
 
 func emptyWorld(t *testing.T, store firstStore) *world {
 	t.Helper()
-	// The private key 1, written without waiting for the disk as Create does.
-	path := filepath.Join(t.TempDir(), "anchor.key")
-	const file = `{"network":"regtest","wif":"cMahea7zqjxrtgAbB7LSGbcQUr1uX1ojuat9jZodMN87JcbXMTcA","created":"2026-11-21T09:30:00Z"}`
-	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
-		t.Fatalf("write key: %v", err)
-	}
-	key, err := wallet.Load(path, calpe.Regtest)
+	// The private key 1.
+	keys, err := wallet.Decode([]byte(`{"network":"regtest","keys":[{"wif":"cMahea7zqjxrtgAbB7LSGbcQUr1uX1ojuat9jZodMN87JcbXMTcA","created":"2026-11-21T09:30:00Z"}]}`), calpe.Regtest)
 	if err != nil {
-		t.Fatalf("load key: %v", err)
+		t.Fatalf("decode keys: %v", err)
 	}
 	w := &world{
 		t: t, node: newFakeNode(t), store: store, log: &fakeLog{}, epoch: 1,
 		caps: wallet.Caps{FeeRate: 50 * ledger.SatPerVB, Fee: 5_000},
 		now:  time.Date(2026, 11, 21, 9, 30, 0, 0, time.UTC),
 	}
-	if w.signer, err = wallet.New(wallet.Config{Key: key, Caps: w.caps}); err != nil {
+	if w.signer, err = wallet.New(wallet.Config{Keys: keys, Caps: w.caps}); err != nil {
 		t.Fatalf("make signer: %v", err)
 	}
 	w.faults = &faultStore{Store: store}

@@ -73,6 +73,7 @@ func VSize(inputs int) int {
 type Build struct {
 	Coin    ledger.Input   // input 0
 	Extra   []ledger.Input // further inputs, at most MaxInputs-1
+	Change  []byte         // output script of the change; nil: that of the coin
 	Payload calpe.Payload
 	FeeRate ledger.FeeRate
 	Caps    Caps
@@ -80,7 +81,7 @@ type Build struct {
 
 // BuildAttempt builds the unsigned transaction of an attempt: version 2, every
 // input replaceable, locktime 0, output 0 the payload with value 0, output 1 the
-// change to the script of the coin. It fills TxID, Coin, Payload, Inputs,
+// change. It fills TxID, Coin, Payload, Inputs,
 // Unsigned, Fee, VSize and Change of the result, and State with
 // [ledger.Created]. It is pure: the same arguments give the same transaction.
 //
@@ -108,7 +109,11 @@ func BuildAttempt(b Build) (ledger.Attempt, error) {
 		tx.AddTxIn(&wire.TxIn{PreviousOutPoint: wireOutpoint(in.Outpoint), Sequence: sequence})
 	}
 	tx.AddTxOut(wire.NewTxOut(0, b.Payload.Script()))
-	tx.AddTxOut(wire.NewTxOut(change, slices.Clone(b.Coin.Script)))
+	script := b.Change
+	if script == nil {
+		script = b.Coin.Script
+	}
+	tx.AddTxOut(wire.NewTxOut(change, slices.Clone(script)))
 	unsigned, err := serialize(tx, false)
 	if err != nil {
 		return ledger.Attempt{}, err
@@ -132,6 +137,9 @@ func checkBuild(b Build, inputs []ledger.Input) error {
 	if b.Payload.Size == 0 || b.Payload.Size > calpe.MaxLogSize {
 		return fmt.Errorf("payload has a log size of %d", b.Payload.Size)
 	}
+	if b.Change != nil && !IsScript(b.Change) {
+		return errors.New("change is to a script that no key of ours has")
+	}
 	seen := map[calpe.Outpoint]bool{}
 	for i, in := range inputs {
 		switch {
@@ -139,8 +147,8 @@ func checkBuild(b Build, inputs []ledger.Input) error {
 			return fmt.Errorf("input %d spends %v a second time", i, in.Outpoint)
 		case in.Value <= 0 || in.Value > maxMoney:
 			return fmt.Errorf("input %d has an impossible value of %d sat", i, in.Value)
-		case !bytes.Equal(in.Script, b.Coin.Script):
-			return fmt.Errorf("input %d is not of the coin's script", i)
+		case !IsScript(in.Script):
+			return fmt.Errorf("input %d has a script that no key of ours has", i)
 		}
 		seen[in.Outpoint] = true
 	}

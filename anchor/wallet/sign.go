@@ -16,32 +16,40 @@ import (
 // ErrPolicy: the transaction isn't one that the signer may sign.
 var ErrPolicy = errors.New("the signer's policy refuses the transaction")
 
-// Signer signs attempts with one key, within caps of its own. It is safe for
-// concurrent use.
+// Signer signs attempts with the keys of a keystore, within caps of its own. What
+// it checks is in the transaction alone: what can't be seen there (whether the
+// values of inputs are true, whether roots are of one log, what was spent today)
+// package signer checks before. It is safe for concurrent use.
 type Signer struct {
-	key  *Key
+	keys *Keystore
 	caps Caps
 }
 
 // Config of a [Signer].
 type Config struct {
-	Key  *Key
+	Keys *Keystore
 	Caps Caps
 }
 
 // New checks the caps and makes a signer.
 func New(cfg Config) (*Signer, error) {
-	if cfg.Key == nil {
-		return nil, errors.New("signer has no key")
+	if cfg.Keys == nil {
+		return nil, errors.New("signer has no keys")
 	}
 	if err := cfg.Caps.Validate(); err != nil {
 		return nil, err
 	}
-	return &Signer{key: cfg.Key, caps: cfg.Caps}, nil
+	return &Signer{keys: cfg.Keys, caps: cfg.Caps}, nil
 }
 
-// Script is the output script of coins and change.
-func (s *Signer) Script() []byte { return s.key.Script() }
+// Script is the output script of deposits and change: that of the current key.
+func (s *Signer) Script() []byte { return s.keys.Current().Script() }
+
+// Owns reports whether a key of the keystore has that output script.
+func (s *Signer) Owns(script []byte) bool {
+	_, ok := s.keys.key(script)
+	return ok
+}
 
 // Sign signs the transaction whose serialization without witness is unsigned,
 // and whose inputs spend these outputs. It refuses with [ErrPolicy] whatever
@@ -67,8 +75,12 @@ func (s *Signer) Sign(ctx context.Context, unsigned []byte, inputs []ledger.Inpu
 	}
 	hashes := txscript.NewTxSigHashes(tx, prev)
 	for i, in := range inputs {
+		key, ok := s.keys.key(in.Script)
+		if !ok {
+			return nil, fmt.Errorf("%w: input %d is not ours", ErrPolicy, i)
+		}
 		// WitnessSignature halves S when it is high.
-		witness, err := txscript.WitnessSignature(tx, hashes, i, in.Value, in.Script, txscript.SigHashAll, s.key.private, true)
+		witness, err := txscript.WitnessSignature(tx, hashes, i, in.Value, in.Script, txscript.SigHashAll, key.private, true)
 		if err != nil {
 			return nil, fmt.Errorf("sign input %d", i) // the cause could speak of the key
 		}
@@ -91,7 +103,7 @@ func (s *Signer) check(tx *wire.MsgTx, inputs []ledger.Input) error {
 	if err := s.checkInputs(tx, inputs); err != nil {
 		return err
 	}
-	if err := s.checkOutputs(tx); err != nil {
+	if err := s.checkOutputs(tx, inputs[0].Script); err != nil {
 		return err
 	}
 	var fee int64
@@ -124,7 +136,7 @@ func (s *Signer) checkInputs(tx *wire.MsgTx, inputs []ledger.Input) error {
 			return fmt.Errorf("%w: input %d spends %v again", ErrPolicy, i, in.PreviousOutPoint)
 		case in.Sequence != sequence || len(in.SignatureScript) != 0:
 			return fmt.Errorf("%w: input %d has sequence %#x or a signature script", ErrPolicy, i, in.Sequence)
-		case !bytes.Equal(want.Script, s.key.script):
+		case !s.Owns(want.Script):
 			return fmt.Errorf("%w: input %d is not ours", ErrPolicy, i)
 		case want.Value <= 0 || want.Value > maxMoney:
 			return fmt.Errorf("%w: input %d has a value of %d sat", ErrPolicy, i, want.Value)
@@ -134,15 +146,21 @@ func (s *Signer) checkInputs(tx *wire.MsgTx, inputs []ledger.Input) error {
 	return nil
 }
 
-func (s *Signer) checkOutputs(tx *wire.MsgTx) error {
+// checkOutputs: change goes to the script of the coin, or on to that of the
+// current key, and never back to an older one.
+func (s *Signer) checkOutputs(tx *wire.MsgTx, coin []byte) error {
 	if len(tx.TxOut) != outputs {
 		return fmt.Errorf("%w: it has %d outputs, want %d", ErrPolicy, len(tx.TxOut), outputs)
 	}
 	if _, err := calpe.ParsePayloadScript(tx.TxOut[0].PkScript); err != nil || tx.TxOut[0].Value != 0 {
 		return fmt.Errorf("%w: output 0 is not a payload of value 0", ErrPolicy)
 	}
-	if change := tx.TxOut[1]; !bytes.Equal(change.PkScript, s.key.script) || change.Value < Dust || change.Value > maxMoney {
-		return fmt.Errorf("%w: output 1 is not change to the anchor key above dust", ErrPolicy)
+	change := tx.TxOut[1]
+	if !bytes.Equal(change.PkScript, coin) && !bytes.Equal(change.PkScript, s.keys.Current().script) {
+		return fmt.Errorf("%w: output 1 is neither to the coin's script nor to that of the current key", ErrPolicy)
+	}
+	if change.Value < Dust || change.Value > maxMoney {
+		return fmt.Errorf("%w: change of %d sat is not above dust", ErrPolicy, change.Value)
 	}
 	return nil
 }

@@ -5,14 +5,9 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
-	"fmt"
-	"io/fs"
-	"log/slog"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -29,142 +24,21 @@ import (
 
 var now = time.Date(2026, 11, 21, 9, 30, 0, 5, time.UTC)
 
+// quick is a lock whose scrypt costs nothing.
+var quick = wallet.Lock{Passphrase: "correct horse battery staple", WorkFactor: 1}
+
+func newKeys(t testing.TB) *wallet.Keystore {
+	t.Helper()
+	s, err := wallet.Create(filepath.Join(t.TempDir(), "wallet.age"), calpe.Regtest, quick, now)
+	if err != nil {
+		t.Fatalf("create keystore: %v", err)
+	}
+	return s
+}
+
 func newKey(t testing.TB) *wallet.Key {
 	t.Helper()
-	k, err := wallet.Create(filepath.Join(t.TempDir(), "anchor.key"), calpe.Regtest, now)
-	if err != nil {
-		t.Fatalf("create key: %v", err)
-	}
-	return k
-}
-
-func TestCreateAndLoad(t *testing.T) {
-	for _, network := range []calpe.Network{calpe.Mainnet, calpe.Testnet3, calpe.Testnet4, calpe.Signet, calpe.Regtest, calpe.Simnet} {
-		path := filepath.Join(t.TempDir(), "anchor.key")
-		k, err := wallet.Create(path, network, now)
-		if err != nil {
-			t.Fatalf("%s: create: %v", network, err)
-		}
-		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-			t.Errorf("%s: file has mode %v, %v", network, info.Mode(), err)
-		}
-		got, err := wallet.Load(path, network)
-		if err != nil {
-			t.Fatalf("%s: load: %v", network, err)
-		}
-		if got.Address() != k.Address() || !bytes.Equal(got.Script(), k.Script()) || got.Network() != network || !got.Created().Equal(now.Truncate(time.Second)) {
-			t.Errorf("%s: loaded %v, created %v", network, got, k)
-		}
-		if _, err := wallet.Create(path, network, now); !errors.Is(err, fs.ErrExist) {
-			t.Errorf("%s: a second key over the first: %v", network, err)
-		}
-		if again, err := wallet.Load(path, network); err != nil || again.Address() != k.Address() {
-			t.Errorf("%s: the first key is gone: %v", network, err)
-		}
-	}
-}
-
-// The private key 1: its address is the example of BIP 173.
-const wifOfOne = "cMahea7zqjxrtgAbB7LSGbcQUr1uX1ojuat9jZodMN87JcbXMTcA"
-
-func write(t *testing.T, content string, mode os.FileMode) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "anchor.key")
-	if err := os.WriteFile(path, []byte(content), mode); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-func TestKnownKey(t *testing.T) {
-	path := write(t, `{"network":"testnet3","wif":"`+wifOfOne+`","created":"2026-11-21T09:30:00Z"}`, 0o600)
-	k, err := wallet.Load(path, calpe.Testnet3)
-	if err != nil || k.Address() != "tb1qw508d6qejxtdg4y5r3zarvary0c5xw7kxpjzsx" {
-		t.Errorf("address of BIP 173: %v, %v", k, err)
-	}
-}
-
-func TestLoadRefuses(t *testing.T) {
-	good := `{"network":"regtest","wif":"` + wifOfOne + `","created":"2026-11-21T09:30:00Z"}`
-	for name, row := range map[string]struct {
-		content string
-		mode    os.FileMode
-		network calpe.Network
-	}{
-		"readable by the group": {good, 0o640, calpe.Regtest},
-		"readable by others":    {good, 0o604, calpe.Regtest},
-		"another network":       {good, 0o600, calpe.Signet},
-		"empty":                 {"", 0o600, calpe.Regtest},
-		"truncated":             {good[:len(good)-1], 0o600, calpe.Regtest},
-		"something behind":      {good + "{}", 0o600, calpe.Regtest},
-		"unknown member":        {strings.Replace(good, `"wif"`, `"extra":1,"wif"`, 1), 0o600, calpe.Regtest},
-		"case-folded member":    {strings.Replace(good, `"wif"`, `"Wif"`, 1), 0o600, calpe.Regtest},
-		"duplicate member":      {strings.Replace(good, `"wif"`, `"network":"regtest","wif"`, 1), 0o600, calpe.Regtest},
-		"an alias":              {strings.Replace(good, "regtest", "test", 1), 0o600, calpe.Testnet3},
-		"mainnet with this key": {strings.Replace(good, "regtest", "mainnet", 1), 0o600, calpe.Mainnet},
-		"changed key":           {strings.Replace(good, "cMahea7", "cMahea8", 1), 0o600, calpe.Regtest},
-		"uncompressed":          {strings.Replace(good, wifOfOne, "91avARGdfge8E4tZfYLoxeJ5sGBdNJQH4kvjJoQFacbgwmaKkrx", 1), 0o600, calpe.Regtest},
-		"no time":               {strings.Replace(good, "2026-11-21T09:30:00Z", "today", 1), 0o600, calpe.Regtest},
-		"too large":             {good + strings.Repeat(" ", 5000), 0o600, calpe.Regtest},
-	} {
-		_, err := wallet.Load(write(t, row.content, row.mode), row.network)
-		if err == nil {
-			t.Errorf("%s: loaded", name)
-			continue
-		}
-		if strings.Contains(err.Error(), wifOfOne[:12]) {
-			t.Errorf("%s: the key is in the error %v", name, err)
-		}
-	}
-	if _, err := wallet.Load(filepath.Join(t.TempDir(), "none"), calpe.Regtest); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("no file: %v", err)
-	}
-	if _, err := wallet.Load(t.TempDir(), calpe.Regtest); err == nil {
-		t.Error("a folder was loaded")
-	}
-}
-
-func TestKeyHidesItself(t *testing.T) {
-	path := write(t, `{"network":"regtest","wif":"`+wifOfOne+`","created":"2026-11-21T09:30:00Z"}`, 0o600)
-	k, err := wallet.Load(path, calpe.Regtest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var log bytes.Buffer
-	slog.New(slog.NewJSONHandler(&log, nil)).Info("key", slog.Any("key", k))
-	text, err := k.MarshalText()
-	if err != nil {
-		t.Fatal(err)
-	}
-	shown := []string{log.String(), string(text), k.String()}
-	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%d", "%x"} {
-		shown = append(shown, fmt.Sprintf(verb, k))
-	}
-	for _, s := range shown {
-		if !strings.Contains(s, "anchor key of bcrt1q") || strings.Contains(s, wifOfOne) || strings.Contains(s, "0000000001") {
-			t.Errorf("shown as %s", s)
-		}
-	}
-}
-
-// FuzzLoad: any file gives a key or an error that doesn't quote it.
-func FuzzLoad(f *testing.F) {
-	f.Add([]byte(`{"network":"regtest","wif":"` + wifOfOne + `","created":"2026-11-21T09:30:00Z"}`))
-	f.Add([]byte(`{"network":"regtest","wif":"","created":""}`))
-	f.Add([]byte(`{`))
-	path := filepath.Join(f.TempDir(), "key")
-	f.Fuzz(func(t *testing.T, content []byte) {
-		if err := os.WriteFile(path, content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		k, err := wallet.Load(path, calpe.Regtest)
-		if err == nil && len(k.Script()) != 22 {
-			t.Fatalf("key with a script of %d bytes", len(k.Script()))
-		}
-		if err != nil && strings.Contains(err.Error(), wifOfOne[:12]) {
-			t.Fatalf("the key is in the error %v", err)
-		}
-	})
+	return newKeys(t).Current()
 }
 
 var caps = wallet.Caps{FeeRate: 100 * ledger.SatPerVB, Fee: 10_000}
@@ -177,9 +51,9 @@ func build(k *wallet.Key) wallet.Build {
 	return wallet.Build{Coin: input(k, 1, 1_000_000), Payload: calpe.Payload{Size: 77, Root: calpe.Hash{5}}, FeeRate: 2500, Caps: caps}
 }
 
-func newSigner(t testing.TB, k *wallet.Key, c wallet.Caps) *wallet.Signer {
+func newSigner(t testing.TB, k *wallet.Keystore, c wallet.Caps) *wallet.Signer {
 	t.Helper()
-	s, err := wallet.New(wallet.Config{Key: k, Caps: c})
+	s, err := wallet.New(wallet.Config{Keys: k, Caps: c})
 	if err != nil {
 		t.Fatalf("make signer: %v", err)
 	}
@@ -202,7 +76,8 @@ func vsizeOf(tx *wire.MsgTx) int { return (3*tx.SerializeSizeStripped() + tx.Ser
 func TestBuildAndSign(t *testing.T) {
 	for _, n := range []int{1, 2, 3, 7, wallet.MaxInputs} {
 		for range 1 + 5/n {
-			k := newKey(t)
+			keys := newKeys(t)
+			k := keys.Current()
 			b := build(k)
 			for i := 1; i < n; i++ {
 				b.Extra = append(b.Extra, input(k, byte(i+1), rand.Int64N(1e9)+1))
@@ -211,7 +86,7 @@ func TestBuildAndSign(t *testing.T) {
 			if err != nil {
 				t.Fatalf("build with %d inputs: %v", n, err)
 			}
-			raw, err := newSigner(t, k, caps).Sign(t.Context(), a.Unsigned, a.Inputs)
+			raw, err := newSigner(t, keys, caps).Sign(t.Context(), a.Unsigned, a.Inputs)
 			if err != nil {
 				t.Fatalf("sign %d inputs: %v", n, err)
 			}
@@ -275,7 +150,9 @@ func TestBuildRefuses(t *testing.T) {
 		"empty log":                   {func(b *wallet.Build) { b.Payload.Size = 0 }, errAny},
 		"log too large":               {func(b *wallet.Build) { b.Payload.Size = calpe.MaxLogSize + 1 }, errAny},
 		"an input twice":              {func(b *wallet.Build) { b.Extra = []ledger.Input{b.Coin} }, errAny},
-		"somebody's input":            {func(b *wallet.Build) { b.Extra = []ledger.Input{input(newKey(t), 9, 1000)} }, errAny},
+		"an input of another form":    {func(b *wallet.Build) { b.Extra = []ledger.Input{input(k, 9, 1000)}; b.Extra[0].Script[0] = 1 }, errAny},
+		"change of another form":      {func(b *wallet.Build) { b.Change = []byte{0, 20} }, errAny},
+		"change to another key":       {func(b *wallet.Build) { b.Change = newKey(t).Script() }, nil},
 		"an input of nothing":         {func(b *wallet.Build) { b.Extra = []ledger.Input{input(k, 9, 0)} }, errAny},
 		"an input of too much":        {func(b *wallet.Build) { b.Extra = []ledger.Input{input(k, 9, 21e14+1)} }, errAny},
 		"more inputs than are bounds": {func(b *wallet.Build) { b.Extra = make([]ledger.Input, wallet.MaxInputs) }, errAny},
@@ -293,7 +170,8 @@ var errAny = errors.New("any error")
 
 // The signer has caps of its own, and signs nothing but attempts.
 func TestSignerPolicy(t *testing.T) {
-	k := newKey(t)
+	keys := newKeys(t)
+	k := keys.Current()
 	other := newKey(t)
 	for name, row := range map[string]struct {
 		change func(tx *wire.MsgTx, in []ledger.Input) []ledger.Input
@@ -334,7 +212,7 @@ func TestSignerPolicy(t *testing.T) {
 		if err := tx.SerializeNoWitness(&b); err != nil {
 			t.Fatal(err)
 		}
-		if raw, err := newSigner(t, k, caps).Sign(t.Context(), b.Bytes(), inputs); !errors.Is(err, row.want) || (err == nil) != (raw != nil) {
+		if raw, err := newSigner(t, keys, caps).Sign(t.Context(), b.Bytes(), inputs); !errors.Is(err, row.want) || (err == nil) != (raw != nil) {
 			t.Errorf("%s: error %v, want %v", name, err, row.want)
 		}
 	}
@@ -354,24 +232,26 @@ func unsignedTx(t testing.TB, unsigned []byte) *wire.MsgTx {
 }
 
 func TestSignerRateCap(t *testing.T) {
-	k := newKey(t)
+	keys := newKeys(t)
+	k := keys.Current()
 	a, err := wallet.BuildAttempt(build(k))
 	if err != nil {
 		t.Fatal(err)
 	}
-	low := newSigner(t, k, wallet.Caps{FeeRate: 2490, Fee: 10_000})
+	low := newSigner(t, keys, wallet.Caps{FeeRate: 2490, Fee: 10_000})
 	if _, err := low.Sign(t.Context(), a.Unsigned, a.Inputs); !errors.Is(err, wallet.ErrCap) {
 		t.Errorf("above the signer's rate: %v", err)
 	}
 }
 
 func TestSignIsRepeatable(t *testing.T) {
-	k := newKey(t)
+	keys := newKeys(t)
+	k := keys.Current()
 	a, err := wallet.BuildAttempt(build(k))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newSigner(t, k, caps)
+	s := newSigner(t, keys, caps)
 	first, err := s.Sign(t.Context(), a.Unsigned, a.Inputs)
 	if err != nil {
 		t.Fatal(err)
@@ -397,14 +277,15 @@ func TestSignIsRepeatable(t *testing.T) {
 // A signature covers the value of the input (BIP 143): an engine that lies
 // about it gets a signature that no node takes.
 func TestSignatureCoversValue(t *testing.T) {
-	k := newKey(t)
+	keys := newKeys(t)
+	k := keys.Current()
 	a, err := wallet.BuildAttempt(build(k))
 	if err != nil {
 		t.Fatal(err)
 	}
 	lie := slices.Clone(a.Inputs)
 	lie[0].Value -= 100
-	raw, err := newSigner(t, k, caps).Sign(t.Context(), a.Unsigned, lie)
+	raw, err := newSigner(t, keys, caps).Sign(t.Context(), a.Unsigned, lie)
 	if err != nil {
 		t.Fatalf("sign: %v", err)
 	}
@@ -465,15 +346,16 @@ func TestNewSigner(t *testing.T) {
 	if _, err := wallet.New(wallet.Config{Caps: caps}); err == nil {
 		t.Error("a signer without a key")
 	}
-	if _, err := wallet.New(wallet.Config{Key: newKey(t)}); err == nil {
+	if _, err := wallet.New(wallet.Config{Keys: newKeys(t)}); err == nil {
 		t.Error("a signer without caps")
 	}
 }
 
 // FuzzSign: whatever is asked for, what is signed is an attempt within the caps.
 func FuzzSign(f *testing.F) {
-	k := newKey(f)
-	s := newSigner(f, k, caps)
+	keys := newKeys(f)
+	k := keys.Current()
+	s := newSigner(f, keys, caps)
 	a, err := wallet.BuildAttempt(build(k))
 	if err != nil {
 		f.Fatal(err)

@@ -62,7 +62,7 @@ func TestUsageErrors(t *testing.T) {
 		"endless owner":    {[]string{"token", "create", "--owner=" + strings.Repeat("x", 201)}, exitFail, "owner"},
 		"owner of ours":    {[]string{"token", "create", "--owner=calpe/recovery"}, exitFail, "service's own"},
 		"revoke no id":     {[]string{"token", "revoke", "12"}, exitFail, "document id"},
-		"missing wallet":   {[]string{"wallet", "address", "--network=regtest", "--keys=" + t.TempDir()}, exitFail, "wallet.json"},
+		"missing wallet":   {[]string{"wallet", "address", "--network=regtest", "--keys=" + t.TempDir()}, exitFail, "wallet.age"},
 		"scope not known":  {[]string{"token", "create", "--owner=a", "--scope=everything"}, exitUsage, "scope"},
 		"keyring not here": {[]string{"keyring", "rotate", "--keys=" + t.TempDir()}, exitFail, "keyring.json"},
 	} {
@@ -206,7 +206,7 @@ func TestSettingsPage(t *testing.T) {
 	page.WriteString("# Settings of calped\n\nEach is a flag of `calped serve` (most are flags of the other commands too) or the variable beside it.\n" +
 		"This page is made from the code: `go test ./cmd/calped -run SettingsPage -update`.\n")
 	groups := settings(t)
-	for _, title := range []string{"Server", "PostgreSQL", "Object storage", "Bitcoin node", "Documents", "Finding", "OpenTimestamps calendar", "Sealing", "Anchoring", "Log output"} {
+	for _, title := range []string{"Server", "PostgreSQL", "Object storage", "Bitcoin node", "Anchor keys", "Documents", "Finding", "OpenTimestamps calendar", "Sealing", "Anchoring", "Log output"} {
 		fmt.Fprintf(&page, "\n## %s\n\n| variable | flag | default | meaning |\n|---|---|---|---|\n", title)
 		for _, f := range groups[title] {
 			value := f.Default

@@ -16,15 +16,16 @@ import (
 // variable named beside it. It is the only place where settings are declared;
 // "calped serve --help" and docs/operations.md are made from it.
 //
-// The three secrets (database URL, S3 secret key, RPC password) come from a file
+// Secrets (database URL, S3 secret key, RPC password, passphrase) come from a file
 // whose path is a setting, or as systemd credentials with no setting at all; on
-// a command line or in an environment others could read them. That they can be
-// given there nevertheless is for trying things out.
+// a command line or in an environment others could read them. That the first
+// three can be given there nevertheless is for trying things out.
 type Config struct {
 	Database Database `embed:"" prefix:"database-" envprefix:"CALPE_DATABASE_" group:"PostgreSQL"`
 	S3       S3       `embed:"" prefix:"s3-" envprefix:"CALPE_S3_" group:"Object storage"`
 	Bitcoin  Bitcoin  `embed:"" prefix:"bitcoin-" envprefix:"CALPE_BITCOIN_" group:"Bitcoin node"`
-	Keys     string   `help:"Folder with the service's keys: keyring.json, checkpoint.key, acknowledgement.key, statement.key, wallet.json." env:"CALPE_KEYS" default:"/etc/calpe/keys" type:"path"`
+	Keys     string   `help:"Folder with the service's keys: keyring.json, checkpoint.key, acknowledgement.key, statement.key, wallet.age." env:"CALPE_KEYS" default:"/etc/calpe/keys" type:"path"`
+	Wallet   Wallet   `embed:"" prefix:"wallet-" envprefix:"CALPE_WALLET_" group:"Anchor keys"`
 	Network  string   `help:"Bitcoin network: mainnet, testnet4, signet, regtest, simnet." env:"CALPE_NETWORK" default:"mainnet"`
 	Logging  Logging  `embed:"" prefix:"log-" envprefix:"CALPE_LOG_" group:"Log output"`
 }
@@ -58,6 +59,11 @@ type Bitcoin struct {
 	CookieFile   string        `help:"Bitcoin Core's cookie file, instead of user and password." env:"COOKIE_FILE" type:"path"`
 	CAFile       string        `help:"Certificate of the node, as btcd makes one, if it speaks TLS." env:"CA_FILE" type:"path"`
 	Timeout      time.Duration `help:"Longest call." env:"TIMEOUT" default:"30s"`
+}
+
+// Wallet says how the keystore opens.
+type Wallet struct {
+	PassphraseFile string `help:"File that holds the passphrase of wallet.age. Without it the systemd credential wallet-passphrase, or wallet.passphrase in the folder of keys." env:"PASSPHRASE_FILE" type:"path"`
 }
 
 // Logging says what is logged; it goes to the standard error stream.

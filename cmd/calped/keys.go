@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/calpe/calpe/anchor/wallet"
 	"github.com/calpe/calpe/receipt"
 	"github.com/calpe/calpe/receipt/statement"
 	"github.com/calpe/calpe/storage/keyring"
@@ -21,7 +20,8 @@ const (
 	checkpointFile      = "checkpoint.key"
 	acknowledgementFile = "acknowledgement.key"
 	statementFile       = "statement.key"
-	walletFile          = "wallet.json"
+	walletFile          = "wallet.age"
+	passphraseFile      = "wallet.passphrase"
 )
 
 type initCommand struct {
@@ -48,7 +48,7 @@ func (c *initCommand) Run(_ context.Context, a *app) error {
 		{checkpointFile, func(path string) error { return createKey(path, c.Origin) }},
 		{acknowledgementFile, func(path string) error { return createKey(path, receipt.AcknowledgementKeyName(c.Origin)) }},
 		{statementFile, func(path string) error { return createKey(path, receipt.StatementKeyName(c.Origin)) }},
-		{walletFile, func(path string) error { _, err := wallet.Create(path, network, a.now()); return err }},
+		{walletFile, func(path string) error { return a.createWallet(path, network) }},
 	} {
 		path := filepath.Join(a.Keys, k.file)
 		if _, err := os.Stat(path); err == nil {
@@ -62,27 +62,33 @@ func (c *initCommand) Run(_ context.Context, a *app) error {
 		}
 		fmt.Fprintf(a.stdout, "made     %s\n", path)
 	}
-	key, err := wallet.Load(filepath.Join(a.Keys, walletFile), network)
+	keys, err := a.loadWallet()
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(a.stdout, "\nBack this folder up now, off this machine: without keyring.json no document can ever be read again.\n"+
-		"Then pay the first coin to\n\n    %s\n\nand, when it is in a block, run \"calped log create\".\n", key.Address())
+		"Then pay the first coin to\n\n    %s\n\nand, when it is in a block, run \"calped log create\".\n", keys.Current().Address())
 	return nil
 }
 
-// createKey writes a new signing key, durable when it returns. O_EXCL: a key
-// that exists is never overwritten, whoever runs at the same time.
+// createKey writes a new signing key, durable when it returns.
 func createKey(path, name string) error {
 	key, err := statement.GenerateKey(rand.Reader, name)
 	if err != nil {
 		return err
 	}
+	return writeSecret(path, key.Secret())
+}
+
+// writeSecret writes a line to a new file that only its owner can read, durable
+// when it returns. O_EXCL: a key that exists is never overwritten, whoever runs
+// at the same time.
+func writeSecret(path, line string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(key.Secret() + "\n")
+	_, err = f.WriteString(line + "\n")
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err != nil {
 		return errors.Join(err, os.Remove(path))
@@ -136,12 +142,4 @@ func ownerOnly(path string) error {
 
 func (a *app) loadKeyring() (*keyring.Ring, error) {
 	return keyring.Load(filepath.Join(a.Keys, keyringFile))
-}
-
-func (a *app) loadWallet() (*wallet.Key, error) {
-	network, err := a.network()
-	if err != nil {
-		return nil, err
-	}
-	return wallet.Load(filepath.Join(a.Keys, walletFile), network)
 }

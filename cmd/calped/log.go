@@ -86,7 +86,7 @@ func (c *logCreate) findCoin(ctx context.Context, a *app) (anchor.Deposit, calpe
 	if err != nil {
 		return anchor.Deposit{}, calpe.BlockHash{}, err
 	}
-	key, err := a.loadWallet()
+	keys, err := a.loadWallet()
 	if err != nil {
 		return anchor.Deposit{}, calpe.BlockHash{}, err
 	}
@@ -102,6 +102,7 @@ func (c *logCreate) findCoin(ctx context.Context, a *app) (anchor.Deposit, calpe
 	if err != nil {
 		return anchor.Deposit{}, calpe.BlockHash{}, err
 	}
+	key := keys.Current()
 	deposit, err := c.deposit(ctx, node, key)
 	if errors.Is(err, anchor.ErrNoDeposit) {
 		return anchor.Deposit{}, calpe.BlockHash{}, fmt.Errorf(

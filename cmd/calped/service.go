@@ -152,11 +152,11 @@ func (s *service) openEngine(c *serveCommand) error {
 		return err
 	}
 	s.caps = caps
-	key, err := s.app.loadWallet()
+	keys, err := s.app.loadWallet()
 	if err != nil {
 		return err
 	}
-	signer, err := wallet.New(wallet.Config{Key: key, Caps: caps})
+	signer, err := wallet.New(wallet.Config{Keys: keys, Caps: caps})
 	if err != nil {
 		return err
 	}

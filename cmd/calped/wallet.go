@@ -6,18 +6,21 @@ import (
 )
 
 type walletCommand struct {
-	Address walletAddress `cmd:"" help:"Print the address to which coins for anchors are paid."`
-	Balance walletBalance `cmd:"" help:"Print the live coin and how many anchors it pays for."`
+	Init        walletInit        `cmd:"" help:"Make the keystore alone, on the machine or for the user that signs. \"calped init\" makes it with all other keys."`
+	Address     walletAddress     `cmd:"" help:"Print the address to which coins for anchors are paid."`
+	Balance     walletBalance     `cmd:"" help:"Print the live coin and how many anchors it pays for."`
+	Rotate      walletRotate      `cmd:"" help:"Add a key to the keystore; the next anchor's change goes to it."`
+	ExportWatch walletExportWatch `cmd:"" help:"Print the public keys as descriptors that Bitcoin Core's importdescriptors takes, to watch the coins from elsewhere."`
 }
 
 type walletAddress struct{}
 
 func (c *walletAddress) Run(_ context.Context, a *app) error {
-	key, err := a.loadWallet()
+	keys, err := a.loadWallet()
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(a.stdout, key.Address())
+	fmt.Fprintln(a.stdout, keys.Current().Address())
 	return nil
 }
 
