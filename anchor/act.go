@@ -6,17 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
-	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/anchor/ledger"
-	"github.com/calpe/calpe/anchor/wallet"
 	"github.com/calpe/calpe/internal/commitpoint"
 )
 
-// act does what is due for the live coin: finish the attempt that is there, or
-// create one.
+// act does what is due for the live coin: sign what a crash left unsigned, create
+// an attempt if one is due, or a higher fee, and send. A failure to create or to
+// sign doesn't keep it from sending again what is signed.
 func (e *Engine) act(ctx context.Context, epoch uint64, snap ledger.Snapshot) error {
 	switch {
 	case snap.Foreign != nil:
@@ -24,88 +24,34 @@ func (e *Engine) act(ctx context.Context, epoch uint64, snap ledger.Snapshot) er
 	case snap.Live == nil:
 		return fmt.Errorf("%w: the first coin is in no block", ErrNoCoin)
 	}
-	a, ok := unmined(snap.Attempts)
-	if !ok {
-		due, err := e.due(ctx, snap)
-		if err != nil || due == (calpe.Payload{}) {
+	attempts, errSign := e.signNewest(ctx, epoch, snap.Attempts)
+	if errSign != nil && !errors.Is(errSign, ErrUnsigned) {
+		return errSign
+	}
+	next, errNext := e.next(ctx, snap, attempts)
+	if next != nil {
+		if err := e.create(ctx, epoch, *next); err != nil {
 			return err
 		}
-		if a, err = e.create(ctx, epoch, snap, due); err != nil {
-			return err
+		attempts, errSign = e.signNewest(ctx, epoch, append(attempts, *next))
+		if errSign != nil && !errors.Is(errSign, ErrUnsigned) {
+			return errSign
 		}
 	}
-	if a.State == ledger.Created {
-		var err error
-		if a, err = e.sign(ctx, epoch, a); err != nil {
-			return err
-		}
-	}
-	if !e.sendIsDue(a, snap.Tip) {
-		return nil
-	}
-	return e.send(ctx, epoch, a, snap)
+	return errors.Join(errSign, errNext, e.sendNewest(ctx, epoch, attempts, snap))
 }
 
-// unmined is the attempt that may still become the coin's anchor: the last one,
-// which pays the most.
-func unmined(attempts []ledger.Attempt) (ledger.Attempt, bool) {
-	for i := len(attempts) - 1; i >= 0; i-- {
-		if attempts[i].State.Unmined() {
-			return attempts[i], true
-		}
-	}
-	return ledger.Attempt{}, false
-}
-
-// due is the payload to anchor now; its zero value means that there is none. An
-// attempt from the future (the clock was set back) doesn't hold anything up.
-func (e *Engine) due(ctx context.Context, snap ledger.Snapshot) (calpe.Payload, error) {
-	age := e.cfg.Now().Sub(snap.LastCreated)
-	if !snap.LastCreated.IsZero() && age >= 0 && age < e.cfg.Interval {
-		return calpe.Payload{}, nil
-	}
-	head, err := e.cfg.Log.CheckpointHead(ctx)
-	if errors.Is(err, calpe.ErrNotFound) {
-		return calpe.Payload{}, nil
-	}
-	if err != nil {
-		return calpe.Payload{}, fmt.Errorf("read newest checkpoint: %w", err)
-	}
-	if head.Size <= snap.Anchored {
-		return calpe.Payload{}, nil
-	}
-	return calpe.Payload{Size: head.Size, Root: head.Root}, nil
-}
-
-func (e *Engine) create(ctx context.Context, epoch uint64, snap ledger.Snapshot, payload calpe.Payload) (ledger.Attempt, error) {
-	if err := e.checkCoin(ctx, *snap.Live); err != nil {
-		return ledger.Attempt{}, err
-	}
-	rate, err := e.feeRate(ctx)
-	if err != nil {
-		return ledger.Attempt{}, err
-	}
-	a, err := wallet.BuildAttempt(wallet.Build{
-		Coin:    ledger.Input{Outpoint: snap.Live.Outpoint, Output: snap.Live.Output},
-		Change:  e.cfg.Signer.Script(),
-		Payload: payload, FeeRate: rate, Caps: e.cfg.Caps,
-	})
-	if err != nil {
-		return ledger.Attempt{}, fmt.Errorf("build attempt: %w", err)
-	}
-	a.N, a.Created = 1, e.cfg.Now()
-	if n := len(snap.Attempts); n > 0 {
-		a.N = snap.Attempts[n-1].N + 1
-	}
+func (e *Engine) create(ctx context.Context, epoch uint64, a ledger.Attempt) error {
 	if err := e.cfg.Store.CreateAttempt(ctx, epoch, a); err != nil {
-		return ledger.Attempt{}, fmt.Errorf("store attempt %v: %w", a.TxID, err)
+		return fmt.Errorf("store attempt %v: %w", a.TxID, err)
 	}
 	// Crash here: the attempt is stored without a signature, and nobody else has
-	// seen it. The next step signs the same bytes.
+	// seen it. The next step signs the same bytes. If it is a bump, those that were
+	// sent before wait for a block as they did.
 	commitpoint.Reached(commitpoint.AttemptStored)
-	e.cfg.Logger.InfoContext(ctx, "anchor attempt created", slog.Any("txid", a.TxID), slog.Uint64("size", a.Size),
-		slog.Int64("fee_sat", a.Fee), slog.Any("fee_rate", rate))
-	return a, nil
+	e.cfg.Logger.InfoContext(ctx, "anchor attempt created", slog.Any("txid", a.TxID), slog.Int("attempt", a.N), slog.Uint64("size", a.Size),
+		slog.Int64("fee_sat", a.Fee), slog.Float64("sat_per_vb", float64(a.Fee)/float64(a.VSize)))
+	return nil
 }
 
 // checkCoin asks the node whether the coin is unspent in its chain, with the
@@ -125,38 +71,27 @@ func (e *Engine) checkCoin(ctx context.Context, coin ledger.Coin) error {
 	return nil
 }
 
-// feeRate is the node's estimate, or the configured one, within 1 sat/vB and the cap.
-func (e *Engine) feeRate(ctx context.Context) (ledger.FeeRate, error) {
-	rate, ok, err := e.cfg.Node.FeeRate(ctx, e.cfg.Target)
-	if err != nil {
-		return 0, fmt.Errorf("estimate fee rate: %w", err)
+// signNewest signs the newest attempt if it isn't: the stored bytes, so that after
+// a crash the same transaction comes out, and never a second one. The error is
+// [ErrUnsigned] when the signer has none to give; the attempts are good then too.
+func (e *Engine) signNewest(ctx context.Context, epoch uint64, attempts []ledger.Attempt) ([]ledger.Attempt, error) {
+	last := len(attempts) - 1
+	if last < 0 || attempts[last].State != ledger.Created {
+		return attempts, nil
 	}
-	if !ok {
-		rate = e.cfg.Fallback
-	}
-	if rate > e.cfg.Caps.FeeRate {
-		e.cfg.Logger.WarnContext(ctx, "fee rate is above the cap", slog.Any("fee_rate", rate), slog.Any("cap", e.cfg.Caps.FeeRate))
-	}
-	// The rate at which one attempt costs the cap in satoshis, rounded down.
-	most := ledger.FeeRate(e.cfg.Caps.Fee * int64(ledger.SatPerVB) / int64(wallet.VSize(1)))
-	return max(ledger.SatPerVB, min(rate, e.cfg.Caps.FeeRate, most)), nil
-}
-
-// sign signs the stored bytes: after a crash the same transaction comes out, and
-// never a second one.
-func (e *Engine) sign(ctx context.Context, epoch uint64, a ledger.Attempt) (ledger.Attempt, error) {
+	a := attempts[last]
 	raw, err := e.cfg.Signer.Sign(ctx, a.Unsigned, a.Inputs)
 	if err != nil {
-		return ledger.Attempt{}, fmt.Errorf("sign attempt %v: %w", a.TxID, err)
+		return attempts, fmt.Errorf("%w: %v: %w", ErrUnsigned, a.TxID, err)
 	}
 	if err := e.cfg.Store.StoreSigned(ctx, epoch, a.TxID, raw); err != nil {
-		return ledger.Attempt{}, fmt.Errorf("store signature of %v: %w", a.TxID, err)
+		return nil, fmt.Errorf("store signature of %v: %w", a.TxID, err)
 	}
 	// Crash here: the signed transaction is stored (I5) and wasn't sent. The next
 	// step sends it.
 	commitpoint.Reached(commitpoint.AttemptSigned)
 	a.Raw, a.State = raw, ledger.Signed
-	return a, nil
+	return append(slices.Clone(attempts[:last]), a), nil
 }
 
 // sendIsDue: at each new block, every so often, and soon after a hand-over that
@@ -167,10 +102,40 @@ func (e *Engine) sendIsDue(a ledger.Attempt, tip ledger.Block) bool {
 	return e.sentAt != tip.Hash || a.LastSent.IsZero() || a.Answer.Kind == ledger.Later || age >= e.cfg.Resend || age < 0
 }
 
-func (e *Engine) send(ctx context.Context, epoch uint64, a ledger.Attempt, snap ledger.Snapshot) error {
+// sendNewest hands over the newest signed attempt, which pays the most. If the
+// node refuses it, it gets the one that a node took before, which it may have lost.
+func (e *Engine) sendNewest(ctx context.Context, epoch uint64, attempts []ledger.Attempt, snap ledger.Snapshot) error {
+	a, ok := newest(attempts, func(a ledger.Attempt) bool { return a.Raw != nil })
+	if !ok || !e.sendIsDue(a, snap.Tip) {
+		return nil
+	}
 	if err := e.checkCoin(ctx, *snap.Live); err != nil {
 		return err
 	}
+	answer, err := e.send(ctx, epoch, a)
+	if err != nil {
+		return err
+	}
+	older, ok := newest(attempts, func(o ledger.Attempt) bool { return o.State == ledger.Sent && o.TxID != a.TxID })
+	if ok && !answer.Kind.Taken() && answer.Kind != ledger.Later {
+		if _, err := e.send(ctx, epoch, older); err != nil {
+			return err
+		}
+	}
+	e.sentAt = snap.Tip.Hash
+	return e.judge(ctx, a, answer)
+}
+
+func newest(attempts []ledger.Attempt, is func(ledger.Attempt) bool) (ledger.Attempt, bool) {
+	for _, a := range slices.Backward(attempts) {
+		if is(a) {
+			return a, true
+		}
+	}
+	return ledger.Attempt{}, false
+}
+
+func (e *Engine) send(ctx context.Context, epoch uint64, a ledger.Attempt) (ledger.Answer, error) {
 	answer, sendErr := e.cfg.Node.Send(ctx, a.Raw)
 	// Crash here: the transaction may be with the node, and the rows say signed.
 	// The next step sends it again, which does no harm.
@@ -179,15 +144,14 @@ func (e *Engine) send(ctx context.Context, epoch uint64, a ledger.Attempt, snap 
 		answer = ledger.Answer{Kind: ledger.Later, Text: clip(sendErr.Error())}
 	}
 	if err := e.cfg.Store.RecordAnswer(ctx, epoch, a.TxID, answer, e.cfg.Now()); err != nil {
-		return fmt.Errorf("record answer to %v: %w", a.TxID, err)
+		return answer, fmt.Errorf("record answer to %v: %w", a.TxID, err)
 	}
 	// Crash here: all is recorded; the next steps wait for a block.
 	commitpoint.Reached(commitpoint.AnswerRecorded)
-	e.sentAt = snap.Tip.Hash
 	if sendErr != nil {
-		return fmt.Errorf("send attempt %v: %w", a.TxID, sendErr)
+		return answer, fmt.Errorf("send attempt %v: %w", a.TxID, sendErr)
 	}
-	return e.judge(ctx, a, answer)
+	return answer, nil
 }
 
 func (e *Engine) judge(ctx context.Context, a ledger.Attempt, answer ledger.Answer) error {
@@ -198,7 +162,7 @@ func (e *Engine) judge(ctx context.Context, a ledger.Attempt, answer ledger.Answ
 	}
 	switch answer.Kind {
 	case ledger.InputsMissing, ledger.Conflict, ledger.FeeTooLow, ledger.Later:
-		// The chain, or another fee market, will decide.
+		// The chain decides, or the next block brings a higher fee.
 		e.cfg.Logger.WarnContext(ctx, "node doesn't take the anchor attempt at the moment", slog.Any("txid", a.TxID),
 			slog.String("answer", string(answer.Kind)), slog.String("text", answer.Text))
 		return nil

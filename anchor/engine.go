@@ -56,11 +56,21 @@ type Journal interface {
 	Journal(ctx context.Context, from uint32, limit int) ([]ledger.Block, error)
 }
 
+// Budget knows what anchors cost.
+type Budget interface {
+	// Spent is the sum in satoshis of what coins other than the live one cost, of
+	// which an attempt was created or last sent within those times: the fee of the
+	// final attempt if there is one, else the highest of those that are signed,
+	// because each of them may still be the one that stays in a block.
+	Spent(ctx context.Context, from, to time.Time) (int64, error)
+}
+
 // Store is everything that the engine keeps. storage/postgres has it.
 type Store interface {
 	AttemptStore
 	ChainStore
 	Journal
+	Budget
 }
 
 // Chain is a node's view of the best chain. Hashes and blocks are checked as far
@@ -131,6 +141,9 @@ var (
 	// ErrAheadOfLog: a block holds an anchor of more entries than the log has:
 	// this database has gone back in time. Intake must stop (I2).
 	ErrAheadOfLog = errors.New("an anchored size is above the log's head")
+	// ErrUnsigned: the signer didn't sign an attempt. It is kept; what was signed
+	// before is sent again.
+	ErrUnsigned = errors.New("the anchor attempt is not signed")
 	// ErrRefused: the node refuses the attempt for a reason that waiting doesn't
 	// cure. It is kept and sent again.
 	ErrRefused = errors.New("bitcoin node refuses the attempt")
@@ -143,9 +156,14 @@ type Config struct {
 	Node     Node
 	Signer   Signer
 	Log      Log
-	Caps     wallet.Caps    // [20 sat/vB and 20,000 sat]
+	Caps     wallet.Caps    // [20 sat/vB, 20,000 sat, and 100,000 sat a day]
 	Fallback ledger.FeeRate // used when the node has no estimate [2 sat/vB]
-	Target   int            // blocks in which an anchor should be mined, 2 to 25 [6]
+	// The goal: an anchor should be mined within that many blocks (2 to 25), and
+	// within that time. When it is missed, each new block brings an attempt with a
+	// higher fee, until one is mined or a cap is reached.
+	Target   int            // [6]
+	Patience time.Duration  // [2 hours]
+	Raise    ledger.FeeRate // least difference between two attempts: nodes' incremental relay fee [1 sat/vB, the least]
 	Interval time.Duration  // least time between two anchors [1 hour]
 	Depth    uint32         // confirmations from which an anchor is final [6]
 	Resend   time.Duration  // an unmined attempt is sent again at each block and this often [10 minutes]
@@ -167,6 +185,10 @@ type Engine struct {
 	// sentAt is the tip at which the unmined attempt was last handed over. Only
 	// Step uses it. It is lost with the process on purpose: a restart resends.
 	sentAt calpe.BlockHash
+	// offeredAt is the tip at which it was decided that the coin gets no other
+	// attempt before the next block, and limit why. Only Step uses them.
+	offeredAt calpe.BlockHash
+	limit     Limit
 
 	mu     sync.Mutex
 	status Status
@@ -178,6 +200,7 @@ type Status struct {
 	Tip         ledger.Block // newest block followed
 	Coin        *ledger.Coin // that the next attempt spends; nil if there is none
 	AnchorsLeft int64        // that the coin pays for when each costs the caps
+	Limit       Limit        // that holds the fee of the anchor that waits
 	Err         error        // of the step; nil if all was well
 }
 
@@ -185,8 +208,11 @@ type Status struct {
 func New(cfg Config) (*Engine, error) {
 	cfg.Caps.FeeRate = cmp.Or(cfg.Caps.FeeRate, 20*ledger.SatPerVB)
 	cfg.Caps.Fee = cmp.Or(cfg.Caps.Fee, 20_000)
+	cfg.Caps.Day = cmp.Or(cfg.Caps.Day, 100_000)
 	cfg.Fallback = cmp.Or(cfg.Fallback, 2*ledger.SatPerVB)
 	cfg.Target = cmp.Or(cfg.Target, 6)
+	cfg.Patience = cmp.Or(cfg.Patience, 2*time.Hour)
+	cfg.Raise = max(cfg.Raise, ledger.SatPerVB)
 	cfg.Interval = cmp.Or(cfg.Interval, time.Hour)
 	cfg.Depth = cmp.Or(cfg.Depth, 6)
 	cfg.Resend = cmp.Or(cfg.Resend, 10*time.Minute)
@@ -280,7 +306,7 @@ func (e *Engine) Step(ctx context.Context, epoch uint64) error {
 	snap, err := e.step(ctx, epoch)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.status.Time, e.status.Err = e.cfg.Now(), err
+	e.status.Time, e.status.Err, e.status.Limit = e.cfg.Now(), err, e.limit
 	if snap.Tip != (ledger.Block{}) {
 		e.status.Tip, e.status.Coin, e.status.AnchorsLeft = snap.Tip, snap.Live, 0
 		if snap.Live != nil {

@@ -2,9 +2,11 @@ package anchor_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -34,7 +36,11 @@ type fakeNode struct {
 	lag     int            // newest blocks that the node doesn't know yet
 	network calpe.Network  // that it says it is on
 	rate    ledger.FeeRate // estimate; 0 is none
+	minRate ledger.FeeRate // below it nothing is relayed; 0 is 1 sat/vB
+	raise   ledger.FeeRate // incremental relay fee; 0 is 1 sat/vB
 	answer  *ledger.Answer // to every Send, instead of its own
+	// refuse gives an answer to what the node would take otherwise.
+	refuse func(tx *wire.MsgTx) *ledger.Answer
 
 	// fault decides over each call: an error before it is applied, after it, or none.
 	fault func(method string) (apply bool, err error)
@@ -141,6 +147,12 @@ func (n *fakeNode) forget() {
 	n.mempool = map[calpe.BlockHash]*wire.MsgTx{}
 }
 
+func (n *fakeNode) forgetAllBut(id calpe.BlockHash) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	maps.DeleteFunc(n.mempool, func(other calpe.BlockHash, _ *wire.MsgTx) bool { return other != id })
+}
+
 func (n *fakeNode) pool() map[calpe.BlockHash]*wire.MsgTx {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -175,9 +187,12 @@ func (n *fakeNode) unspent() map[wire.OutPoint]chainOutput {
 	if n.outputs != nil && n.outputsAt == tip {
 		return n.outputs
 	}
-	outs := map[wire.OutPoint]chainOutput{}
-	for height, b := range chain {
-		for _, tx := range b.Transactions {
+	outs, from := map[wire.OutPoint]chainOutput{}, 0
+	if n.outputsAt != nil && tip.Header.PrevBlock == n.outputsAt.BlockHash() {
+		outs, from = n.outputs, len(chain)-1
+	}
+	for height := from; height < len(chain); height++ {
+		for _, tx := range chain[height].Transactions {
 			for _, in := range tx.TxIn {
 				delete(outs, in.PreviousOutPoint)
 			}
@@ -315,11 +330,10 @@ func (n *fakeNode) take(raw []byte) ledger.Answer {
 			return ledger.Answer{Kind: ledger.InputsMissing, Text: "bad-txns-inputs-missingorspent"}
 		}
 		prev.AddPrevOut(in.PreviousOutPoint, out.TxOut)
-		for _, other := range n.mempool {
-			if slices.ContainsFunc(other.TxIn, func(o *wire.TxIn) bool { return o.PreviousOutPoint == in.PreviousOutPoint }) {
-				return ledger.Answer{Kind: ledger.Conflict, Text: "txn-mempool-conflict"}
-			}
-		}
+	}
+	conflicts, refusal := n.replace(&tx)
+	if refusal != nil {
+		return *refusal
 	}
 	for i, in := range tx.TxIn {
 		out := unspent[in.PreviousOutPoint]
@@ -331,6 +345,61 @@ func (n *fakeNode) take(raw []byte) ledger.Answer {
 			return ledger.Answer{Kind: ledger.Policy, Text: "mandatory-script-verify-flag-failed: " + err.Error()}
 		}
 	}
+	if n.refuse != nil {
+		if answer := n.refuse(&tx); answer != nil {
+			return *answer
+		}
+	}
+	for _, other := range conflicts {
+		delete(n.mempool, other)
+	}
 	n.mempool[calpe.BlockHash(id)] = &tx
 	return ledger.Answer{Kind: ledger.Accepted}
 }
+
+// replace applies the rules of relay and of replacement to a transaction whose
+// inputs are unspent, and gives what it replaces: signalled, dearer than all of
+// it together by the incremental fee, and at a higher rate (BIP 125).
+func (n *fakeNode) replace(tx *wire.MsgTx) (conflicts []calpe.BlockHash, refusal *ledger.Answer) {
+	refuse := func(kind ledger.AnswerKind, text string) ([]calpe.BlockHash, *ledger.Answer) {
+		return nil, &ledger.Answer{Kind: kind, Text: text}
+	}
+	fee, vsize := n.fee(tx), int64(weightOf(tx)+3)/4
+	if least := cmp.Or(n.minRate, ledger.SatPerVB).Fee(int(vsize)); fee < least {
+		return refuse(ledger.FeeTooLow, "min relay fee not met")
+	}
+	var replaced int64
+	for id, other := range n.mempool {
+		if !slices.ContainsFunc(other.TxIn, func(o *wire.TxIn) bool {
+			return slices.ContainsFunc(tx.TxIn, func(in *wire.TxIn) bool { return in.PreviousOutPoint == o.PreviousOutPoint })
+		}) {
+			continue
+		}
+		if slices.ContainsFunc(other.TxIn, func(o *wire.TxIn) bool { return o.Sequence > 0xfffffffd }) {
+			return refuse(ledger.Conflict, "txn-mempool-conflict")
+		}
+		if fee*int64(weightOf(other)) <= n.fee(other)*int64(weightOf(tx)) {
+			return refuse(ledger.FeeTooLow, "insufficient fee, rejecting replacement: its rate is not higher")
+		}
+		replaced += n.fee(other)
+		conflicts = append(conflicts, id)
+	}
+	if len(conflicts) > 0 && fee < replaced+cmp.Or(n.raise, ledger.SatPerVB).Fee(int(vsize)) {
+		return refuse(ledger.FeeTooLow, "insufficient fee, rejecting replacement: not enough additional fees to relay")
+	}
+	return conflicts, nil
+}
+
+// fee of a transaction whose inputs are unspent in the chain.
+func (n *fakeNode) fee(tx *wire.MsgTx) (fee int64) {
+	unspent := n.unspent()
+	for _, in := range tx.TxIn {
+		fee += unspent[in.PreviousOutPoint].Value
+	}
+	for _, out := range tx.TxOut {
+		fee -= out.Value
+	}
+	return fee
+}
+
+func weightOf(tx *wire.MsgTx) int { return 3*tx.SerializeSizeStripped() + tx.SerializeSize() }

@@ -263,7 +263,7 @@ func (e *Engine) importAttempt(tx *wire.MsgTx, coin ledger.Coin, m *ledger.Mined
 		TxID: m.Evidence.TxID, Coin: coin.Outpoint, Payload: m.Evidence.Payload, State: ledger.Mined,
 		Inputs: []ledger.Input{{Outpoint: coin.Outpoint, Output: coin.Output}}, Unsigned: m.Evidence.Tx, Raw: m.Raw,
 		VSize:  (3*tx.SerializeSizeStripped() + tx.SerializeSize() + 3) / 4,
-		Change: m.Next.Value, Imported: true, Created: e.cfg.Now(), Height: m.Evidence.Height,
+		Change: m.Next.Value, Imported: true, Created: e.cfg.Now(), Tip: m.Evidence.Height, Height: m.Evidence.Height,
 	}
 	if len(tx.TxIn) == 1 {
 		a.Fee = coin.Value - m.Next.Value

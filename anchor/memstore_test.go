@@ -365,6 +365,35 @@ func (st *memState) rewindCoins(height uint32) error {
 	return nil
 }
 
+func (s *memStore) Spent(ctx context.Context, from, to time.Time) (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var sum int64
+	for o, c := range s.state.coins {
+		if c.State == ledger.CoinLive {
+			continue
+		}
+		var final, highest int64
+		recent := false
+		for _, a := range s.state.of(o) {
+			if a.Raw == nil {
+				continue
+			}
+			highest = max(highest, a.Fee)
+			if a.State == ledger.Final {
+				final = a.Fee
+			}
+			for _, at := range []time.Time{a.Created, a.LastSent} {
+				recent = recent || !at.Before(from) && !at.After(to)
+			}
+		}
+		if recent {
+			sum += cmp.Or(final, highest)
+		}
+	}
+	return sum, ctx.Err()
+}
+
 func (s *memStore) Journal(ctx context.Context, from uint32, limit int) ([]ledger.Block, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -81,6 +81,10 @@ type world struct {
 	epoch  uint64
 	engine *anchor.Engine
 	halted error
+	target int
+	goal   time.Duration // of the engine's patience
+	raise  ledger.FeeRate
+	signs  anchor.Signer // instead of signer, where that isn't nil
 	faults *faultStore
 	logged bytes.Buffer
 	funds  int64
@@ -107,6 +111,8 @@ func emptyWorld(t *testing.T, store firstStore) *world {
 		t: t, node: newFakeNode(t), store: store, log: &fakeLog{}, epoch: 1,
 		caps: wallet.Caps{FeeRate: 50 * ledger.SatPerVB, Fee: 5_000},
 		now:  time.Date(2026, 11, 21, 9, 30, 0, 0, time.UTC),
+		// No goal is missed unless a test says so.
+		target: 25, goal: 10_000 * time.Hour,
 	}
 	if w.signer, err = wallet.New(wallet.Config{Keys: keys, Caps: w.caps}); err != nil {
 		t.Fatalf("make signer: %v", err)
@@ -145,9 +151,14 @@ func (w *world) begin(value int64) {
 func (w *world) restart() {
 	w.t.Helper()
 	var err error
+	signer := anchor.Signer(w.signer)
+	if w.signs != nil {
+		signer = w.signs
+	}
 	w.engine, err = anchor.New(anchor.Config{
-		Network: calpe.Regtest, Store: w.faults, Node: w.node, Signer: w.signer, Log: w.log, Caps: w.caps,
+		Network: calpe.Regtest, Store: w.faults, Node: w.node, Signer: signer, Log: w.log, Caps: w.caps,
 		Fallback: 3 * ledger.SatPerVB, Interval: interval, Depth: 6, Resend: 10 * time.Minute,
+		Target: w.target, Patience: w.goal, Raise: w.raise,
 		Now: func() time.Time { return w.now }, StopIntake: func(reason error) { w.halted = reason },
 		Logger: slog.New(slog.NewTextHandler(&w.logged, nil)),
 	})
@@ -273,12 +284,42 @@ func (w *world) check() {
 	if snap.Anchored != anchored {
 		w.t.Fatalf("anchored size is %d, the blocks say %d", snap.Anchored, anchored)
 	}
+	w.checkAttempts(snap)
 	for _, a := range snap.Attempts {
 		if a.State.InBlock() || a.State == ledger.Void || a.State == ledger.Replaced {
 			w.t.Fatalf("attempt %v of the live coin is %s", a.TxID, a.State)
 		}
 		if a.State != ledger.Created && len(a.Raw) == 0 {
 			w.t.Fatalf("attempt %v is %s without a signature", a.TxID, a.State)
+		}
+	}
+}
+
+// checkAttempts: of one coin each attempt that was signed outbids those before,
+// covers no less, and is of a later block; none is above the caps or the day's
+// budget as it was when it was made.
+func (w *world) checkAttempts(snap ledger.Snapshot) {
+	w.t.Helper()
+	for i, a := range snap.Attempts {
+		if i > 0 && (a.N != snap.Attempts[i-1].N+1 || a.Tip <= snap.Attempts[i-1].Tip && !a.Imported) {
+			w.t.Fatalf("attempt %v is number %d at height %d, the one before was %d at %d", a.TxID, a.N, a.Tip, snap.Attempts[i-1].N, snap.Attempts[i-1].Tip)
+		}
+		if !a.Imported && (a.Fee > w.caps.Fee || a.Fee > w.caps.FeeRate.Fee(a.VSize)) {
+			w.t.Fatalf("attempt %v pays %d sat for %d vB, above the caps", a.TxID, a.Fee, a.VSize)
+		}
+		for _, before := range snap.Attempts[:i] {
+			if a.Raw == nil || before.Raw == nil || a.Imported {
+				continue
+			}
+			if a.Fee < before.Fee+int64(a.VSize) || a.Fee*int64(before.VSize) <= before.Fee*int64(a.VSize) || a.Size < before.Size {
+				w.t.Fatalf("attempt %v pays %d sat for size %d, before it was %d sat for size %d", a.TxID, a.Fee, a.Size, before.Fee, before.Size)
+			}
+		}
+		if a.Created.Equal(w.now) && a.Tip == snap.Tip.Height && i == len(snap.Attempts)-1 && w.caps.Day > 0 {
+			spent, err := w.store.Spent(context.Background(), w.now.Add(-24*time.Hour), w.now.Add(24*time.Hour))
+			if err != nil || spent+a.Fee > w.caps.Day {
+				w.t.Fatalf("attempt %v of %d sat beside %d sat of the day, above its cap of %d (%v)", a.TxID, a.Fee, spent, w.caps.Day, err)
+			}
 		}
 	}
 }
@@ -304,7 +345,7 @@ func (w *world) checkAnchor(b ledger.Block, tx *wire.MsgTx, id calpe.BlockHash, 
 	if a.Root != rootOf(a.Size) {
 		w.t.Fatalf("attempt %v has the root of another size", id)
 	}
-	if weight := 3*tx.SerializeSizeStripped() + tx.SerializeSize(); (weight+3)/4 > 161 {
+	if weight := weightOf(tx); len(tx.TxIn) == 1 && (weight+3)/4 > 161 {
 		w.t.Fatalf("attempt %v has %d weight units, above 161 vB", id, weight)
 	}
 	return a.Size
@@ -378,6 +419,11 @@ func (s *faultStore) Attempt(ctx context.Context, txid calpe.BlockHash) (a ledge
 func (s *faultStore) Snapshot(ctx context.Context) (snap ledger.Snapshot, err error) {
 	err = s.do("snapshot", func() error { snap, err = s.Store.Snapshot(ctx); return err })
 	return snap, err
+}
+
+func (s *faultStore) Spent(ctx context.Context, from, to time.Time) (sum int64, err error) {
+	err = s.do("spent", func() error { sum, err = s.Store.Spent(ctx, from, to); return err })
+	return sum, err
 }
 
 func (s *faultStore) Journal(ctx context.Context, from uint32, limit int) (blocks []ledger.Block, err error) {

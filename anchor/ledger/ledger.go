@@ -92,6 +92,7 @@ type Attempt struct {
 	Change   int64   // satoshis of output 1, the next coin
 	Imported bool    // found in a block, and not created by this database (a restored one)
 	Created  time.Time
+	Tip      uint32    // height of the newest block followed when it was created
 	LastSent time.Time // zero until it was handed to a node
 	Answer   Answer    // of the last hand-over
 	Height   uint32    // of its block when mined or final

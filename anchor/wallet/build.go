@@ -40,10 +40,14 @@ const (
 	outputs       = 2
 )
 
-// Caps bound what one anchor may cost.
+// Caps bound what anchors may cost.
 type Caps struct {
 	FeeRate ledger.FeeRate // highest fee rate
-	Fee     int64          // highest fee in satoshis
+	Fee     int64          // highest fee of one anchor in satoshis
+	// Day is the highest sum of fees in satoshis within any 24 hours, of what is in
+	// a block or may still get into one. 0: none of its own. It takes whoever
+	// remembers what was spent to keep it; [BuildAttempt] doesn't look at it.
+	Day int64
 }
 
 // Validate refuses caps under which nothing could ever be sent.
@@ -53,6 +57,8 @@ func (c Caps) Validate() error {
 	}
 	if least := ledger.SatPerVB.Fee(VSize(1)); c.Fee < least {
 		return fmt.Errorf("fee cap of %d sat is below the %d sat that an anchor takes at 1 sat/vB", c.Fee, least)
+	} else if c.Day != 0 && c.Day < least {
+		return fmt.Errorf("fee cap of %d sat a day is below the %d sat that an anchor takes at 1 sat/vB", c.Day, least)
 	}
 	return nil
 }
@@ -76,6 +82,7 @@ type Build struct {
 	Change  []byte         // output script of the change; nil: that of the coin
 	Payload calpe.Payload
 	FeeRate ledger.FeeRate
+	Bid     Bid // to be outbid, whatever FeeRate says
 	Caps    Caps
 }
 
@@ -92,9 +99,9 @@ func BuildAttempt(b Build) (ledger.Attempt, error) {
 		return ledger.Attempt{}, err
 	}
 	vsize := VSize(len(inputs))
-	fee := b.FeeRate.Fee(vsize)
-	if b.FeeRate > b.Caps.FeeRate || fee > b.Caps.Fee {
-		return ledger.Attempt{}, fmt.Errorf("%w: %d sat at %v for %d vB, caps are %d sat and %v", ErrCap, fee, b.FeeRate, vsize, b.Caps.Fee, b.Caps.FeeRate)
+	fee := max(b.FeeRate.Fee(vsize), b.Bid.Least(vsize))
+	if b.FeeRate > b.Caps.FeeRate || fee > b.Caps.Fee || fee > b.Caps.FeeRate.Fee(vsize) {
+		return ledger.Attempt{}, fmt.Errorf("%w: %d sat for %d vB, caps are %d sat and %v", ErrCap, fee, vsize, b.Caps.Fee, b.Caps.FeeRate)
 	}
 	var total int64
 	for _, in := range inputs {

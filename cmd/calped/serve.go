@@ -27,7 +27,10 @@ type Anchoring struct {
 	FeeRate    float64       `help:"Fee rate in sat/vB when the node has no estimate." env:"FEE_RATE" default:"2"`
 	MaxFeeRate float64       `help:"Highest fee rate in sat/vB." env:"MAX_FEE_RATE" default:"20"`
 	MaxFee     int64         `help:"Highest fee of one anchor in satoshis." env:"MAX_FEE" default:"20000"`
-	Target     int           `help:"Blocks within which an anchor should be mined, 2 to 25." env:"TARGET" default:"6"`
+	MaxDay     int64         `help:"Highest sum of anchor fees within any 24 hours, in satoshis." env:"MAX_DAY" default:"100000"`
+	Target     int           `help:"Blocks within which an anchor should be mined, 2 to 25. When it isn't, each new block brings an attempt with a higher fee." env:"TARGET" default:"6"`
+	Patience   time.Duration `help:"Time within which an anchor should be mined; the same happens when it isn't." env:"PATIENCE" default:"2h"`
+	Raise      float64       `help:"Least difference between the fee rates of two attempts, in sat/vB; at least 1. Your node's incremental relay fee, if that is higher." env:"RAISE" default:"1"`
 	Poll       time.Duration `help:"How often the node is asked for news." env:"POLL" default:"5s"`
 }
 
@@ -41,7 +44,10 @@ func (g Anchoring) caps() (wallet.Caps, ledger.FeeRate, error) {
 	if err != nil {
 		return wallet.Caps{}, 0, err
 	}
-	caps := wallet.Caps{FeeRate: highest, Fee: g.MaxFee}
+	if g.MaxDay <= 0 {
+		return wallet.Caps{}, 0, fmt.Errorf("a day's anchors may cost %d sat, which pays for none", g.MaxDay)
+	}
+	caps := wallet.Caps{FeeRate: highest, Fee: g.MaxFee, Day: g.MaxDay}
 	return caps, fallback, caps.Validate()
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/anchor"
 	"github.com/calpe/calpe/anchor/bitcoin"
+	"github.com/calpe/calpe/anchor/ledger"
 	"github.com/calpe/calpe/anchor/wallet"
 	"github.com/calpe/calpe/api"
 	"github.com/calpe/calpe/batch"
@@ -152,6 +153,10 @@ func (s *service) openEngine(c *serveCommand) error {
 		return err
 	}
 	s.caps = caps
+	raise, err := ledger.FeeRateFromSatPerVB(c.Raise)
+	if err != nil {
+		return err
+	}
 	keys, err := s.app.loadWallet()
 	if err != nil {
 		return err
@@ -162,8 +167,8 @@ func (s *service) openEngine(c *serveCommand) error {
 	}
 	s.engine, err = anchor.New(anchor.Config{
 		Network: s.identity.Network, Store: s.db.Anchors(), Node: s.node, Signer: signer, Log: s.db,
-		Caps: caps, Fallback: fallback, Target: c.Target, Interval: c.Anchoring.Interval, Depth: c.Depth,
-		Poll: c.Poll, Now: s.app.now, Logger: s.log, StopIntake: s.recorder.Recheck,
+		Caps: caps, Fallback: fallback, Target: c.Target, Patience: c.Patience, Raise: raise,
+		Interval: c.Anchoring.Interval, Depth: c.Depth, Poll: c.Poll, Now: s.app.now, Logger: s.log, StopIntake: s.recorder.Recheck,
 	})
 	return err
 }

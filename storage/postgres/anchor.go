@@ -133,10 +133,10 @@ func (s *Anchors) CreateAttempt(ctx context.Context, epoch uint64, a ledger.Atte
 
 func insertAttempt(ctx context.Context, tx pgx.Tx, epoch uint64, a ledger.Attempt) error {
 	err := execOne(ctx, tx, "insert attempt", `
-		INSERT INTO attempt (txid, coin_txid, coin_vout, n, state, size, root, unsigned_tx, raw_tx, fee, vsize, change, imported, epoch, created_at, taken_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, NULLIF($10::bigint, 0), $11, $12, $13, $14, $15, CASE WHEN $13 THEN $15::timestamptz END)`,
+		INSERT INTO attempt (txid, coin_txid, coin_vout, n, state, size, root, unsigned_tx, raw_tx, fee, vsize, change, imported, epoch, created_at, taken_at, tip)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, NULLIF($10::bigint, 0), $11, $12, $13, $14, $15, CASE WHEN $13 THEN $15::timestamptz END, $16)`,
 		a.TxID[:], a.Coin.TxID[:], int64(a.Coin.Vout), a.N, string(a.State), int64(a.Size), a.Root[:], a.Unsigned, a.Raw,
-		a.Fee, a.VSize, a.Change, a.Imported, int64(epoch), a.Created)
+		a.Fee, a.VSize, a.Change, a.Imported, int64(epoch), a.Created, int64(a.Tip))
 	if err != nil {
 		return err
 	}
@@ -466,7 +466,7 @@ func readBlock(row pgx.Row) (b ledger.Block, err error) {
 
 const selectAttempt = `
 	SELECT a.txid, a.coin_txid, a.coin_vout, a.n, a.state, a.size, a.root, a.unsigned_tx, a.raw_tx, coalesce(a.fee, 0), a.vsize, a.change,
-	       a.imported, a.created_at, a.sent_at, coalesce(a.answer, ''), coalesce(a.answer_text, ''), coalesce(s.height, 0)
+	       a.imported, a.created_at, a.tip, a.sent_at, coalesce(a.answer, ''), coalesce(a.answer_text, ''), coalesce(s.height, 0)
 	FROM attempt a LEFT JOIN sighting s ON s.txid = a.txid AND s.orphaned_at IS NULL `
 
 func readAttempts(ctx context.Context, q querier, where string, args ...any) ([]ledger.Attempt, error) {
@@ -490,11 +490,12 @@ func readAttempt(row pgx.CollectableRow) (a ledger.Attempt, err error) {
 	var (
 		txid, coin, root   []byte
 		vout, size, height int64
+		tip                int64
 		state, answer      string
 		sent               *time.Time
 	)
 	if err := row.Scan(&txid, &coin, &vout, &a.N, &state, &size, &root, &a.Unsigned, &a.Raw, &a.Fee, &a.VSize, &a.Change,
-		&a.Imported, &a.Created, &sent, &answer, &a.Answer.Text, &height); err != nil {
+		&a.Imported, &a.Created, &tip, &sent, &answer, &a.Answer.Text, &height); err != nil {
 		return ledger.Attempt{}, err
 	}
 	if a.State, err = ledger.ParseAttemptState(state); err != nil {
@@ -503,7 +504,7 @@ func readAttempt(row pgx.CollectableRow) (a ledger.Attempt, err error) {
 	copy(a.TxID[:], txid)
 	copy(a.Coin.TxID[:], coin)
 	copy(a.Root[:], root)
-	a.Coin.Vout, a.Size, a.Height = uint32(vout), uint64(size), uint32(height)
+	a.Coin.Vout, a.Size, a.Height, a.Tip = uint32(vout), uint64(size), uint32(height), uint32(tip)
 	a.Answer.Kind = ledger.AnswerKind(answer)
 	if sent != nil {
 		a.LastSent = *sent
@@ -533,6 +534,20 @@ func (s *Anchors) Attempt(ctx context.Context, txid calpe.BlockHash) (ledger.Att
 		return ledger.Attempt{}, false, translate("look attempt up", err)
 	}
 	return attempts[0], true, nil
+}
+
+// Spent is what coins other than the live one cost, or may still cost, of which
+// an attempt was created or last sent within those times, in satoshis. A replaced
+// attempt counts until another is final: a reorganisation can put it in its place.
+func (s *Anchors) Spent(ctx context.Context, from, to time.Time) (sum int64, err error) {
+	err = s.db.on(ctx).QueryRow(ctx, `
+		SELECT coalesce(sum(cost), 0)::bigint FROM (
+			SELECT coalesce(max(a.fee) FILTER (WHERE a.state = 'final'), max(a.fee)) AS cost
+			FROM attempt a JOIN coin c ON c.txid = a.coin_txid AND c.vout = a.coin_vout
+			WHERE a.raw_tx IS NOT NULL AND c.state <> 'live'
+			GROUP BY c.txid, c.vout
+			HAVING bool_or(a.created_at BETWEEN $1 AND $2 OR a.sent_at BETWEEN $1 AND $2)) coins`, from, to).Scan(&sum)
+	return sum, translate("read the fees of a day", err)
 }
 
 // Attempts lists the newest attempts in any state, newest first.

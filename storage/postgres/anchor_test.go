@@ -86,8 +86,8 @@ func TestAnchorConstraints(t *testing.T) {
 		"another coin's number":     {`UPDATE attempt SET coin_vout = 3`, "attempt_coin_txid_coin_vout_fkey"},
 		"two spenders in blocks": {
 			`WITH one AS (UPDATE attempt SET state = 'mined', taken_at = now() RETURNING *)
-			 INSERT INTO attempt (txid, coin_txid, coin_vout, n, state, size, root, unsigned_tx, raw_tx, fee, vsize, change, epoch, created_at, taken_at)
-			 SELECT ` + hash + `, coin_txid, coin_vout, 2, 'mined', size, root, unsigned_tx, raw_tx, fee, vsize, change, epoch, created_at, now() FROM one`, "attempt_one_mined"},
+			 INSERT INTO attempt (txid, coin_txid, coin_vout, n, state, size, root, unsigned_tx, raw_tx, fee, vsize, change, epoch, created_at, taken_at, tip)
+			 SELECT ` + hash + `, coin_txid, coin_vout, 2, 'mined', size, root, unsigned_tx, raw_tx, fee, vsize, change, epoch, created_at, now(), tip FROM one`, "attempt_one_mined"},
 		"branches of two depths": {sighting + `decode(repeat('ab', 64), 'hex'), now(), NULL FROM attempt`, "sighting_branches_equally_deep"},
 		"an input twice":         {`INSERT INTO attempt_input SELECT txid, 1, prev_txid, prev_vout, value, script FROM attempt_input`, "attempt_input_txid_prev_txid_prev_vout_key"},
 		"a block twice":          {`INSERT INTO tip_journal SELECT 3, hash, header, now() FROM tip_journal WHERE height = 2`, "tip_journal_hash_key"},
