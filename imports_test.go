@@ -37,7 +37,7 @@ var mayImport = map[string][]string{
 	"storage/s3":       {"", "internal/commitpoint"},
 
 	"intake": {"", "merkle", "receipt", "receipt/...", "internal/commitpoint", "storage/keyring"},
-	"audit":  {"", "merkle", "receipt"},
+	"audit":  {"", "merkle", "receipt", "receipt/headers"},
 	"batch":  {"", "merkle", "receipt", "receipt/...", "internal/commitpoint"},
 	"api":    {"", "intake", "batch", "anchor", "anchor/ledger", "merkle", "receipt", "receipt/..."},
 

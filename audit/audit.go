@@ -9,6 +9,7 @@ import (
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/merkle"
 	"github.com/calpe/calpe/receipt"
+	"github.com/calpe/calpe/receipt/headers"
 )
 
 // Log is a published log, over HTTP or from wherever.
@@ -48,6 +49,18 @@ type Config struct {
 	// of 256. An interrupted run loses one step; memory is about 150 bytes an
 	// entry of it. Default 65536.
 	Step uint64
+	// Headers is a verified chain of Bitcoin's headers, against which anchors are
+	// checked. Without it their blocks are taken to be in the chain.
+	Headers *headers.Chain
+	// Depth is how many blocks deep an anchor has to be to be final. Default
+	// [receipt.DefaultDepth].
+	Depth int
+	// Coins, if set, is asked whether the last coin of the chain of anchors is
+	// unspent: whether all anchors were published.
+	Coins Coins
+	// Scan, if set, is what a full node's blocks say of the chain of anchors. It is
+	// checked in place of what the log publishes, which is compared with it.
+	Scan *Scan
 	// Progress, if set, is told how much of the log has been checked.
 	Progress func(checked, size uint64)
 }
@@ -65,6 +78,10 @@ func New(cfg Config) (*Auditor, error) {
 	}
 	cfg.Readers = cmp.Or(cfg.Readers, 8)
 	cfg.Step = cmp.Or(cfg.Step, 1<<16)
+	cfg.Depth = cmp.Or(cfg.Depth, receipt.DefaultDepth)
+	if err := checkHeaders(cfg.Headers, cfg.Identity); err != nil {
+		return nil, fmt.Errorf("audit: %w", err)
+	}
 	if cfg.Readers < 0 || cfg.Step%merkle.TileWidth != 0 {
 		return nil, fmt.Errorf("audit: Readers must be positive, Step a multiple of %d", merkle.TileWidth)
 	}
@@ -86,7 +103,10 @@ func (a *Auditor) Run(ctx context.Context) (Report, error) {
 		r.mirror = newEdgeOnly()
 	}
 	r.report = Report{Status: receipt.Holds, Log: a.cfg.Identity.Hash(), Origin: a.cfg.Identity.Origin}
-	err := r.audit(ctx)
+	now, err := r.audit(ctx)
+	if err == nil {
+		err = r.auditAnchors(ctx, now)
+	}
 	if f, ok := errors.AsType[*finding](err); ok {
 		r.report.Status, r.report.Reason, r.report.Text, err = f.status, f.reason, f.text, nil
 	} else if err == nil {
@@ -115,31 +135,31 @@ type tree struct {
 	note []byte // of the checkpoint that said so; of progress: that led to it
 }
 
-func (r *run) audit(ctx context.Context) error {
+func (r *run) audit(ctx context.Context) (tree, error) {
 	kept, err := r.load(ctx)
 	if err != nil {
-		return err
+		return tree{}, err
 	}
 	if kept.checkpoint.size > 0 {
 		r.report.Previous = &Tree{kept.checkpoint.size, kept.checkpoint.root}
 	}
 	now, err := r.head(ctx, kept)
 	if err != nil {
-		return err
+		return tree{}, err
 	}
 	r.report.Checkpoint = &Tree{now.size, now.root}
 	from, err := r.compare(ctx, kept, now)
 	if err != nil {
-		return err
+		return tree{}, err
 	}
 	if now.size == kept.checkpoint.size {
-		return nil
+		return now, nil
 	}
 	r.stale = []uint64{kept.checkpoint.size, kept.progress.size}
 	if err := r.extend(ctx, from, now, kept.checkpoint.size); err != nil {
-		return err
+		return tree{}, err
 	}
-	return r.commit(ctx, kept.checkpoint, now)
+	return now, r.commit(ctx, kept.checkpoint, now)
 }
 
 // head is the log's newest checkpoint, if it is signed as the identity demands.

@@ -23,10 +23,26 @@ const (
 	ReasonBundle    Reason = "entry-bundle"         // malformed, indices not dense, or not the entries that the tile has the hashes of
 	ReasonTile      Reason = "tile"                 // malformed, or not the hashes of what is below it
 	ReasonRoot      Reason = "root"                 // entries or tiles don't lead to the checkpoint's root
+	// Refuted: the chain of anchors.
+	ReasonAnchorMalformed Reason = "anchor-malformed" // a page of anchors can't be read, or the block doesn't hold the transaction
+	ReasonAnchorNetwork   Reason = "anchor-network"   // an anchor is on another network than the identity says
+	ReasonAnchorGap       Reason = "anchor-gap"       // an anchor spends another coin than the change of the one before
+	ReasonAnchorOrder     Reason = "anchor-order"     // anchors don't stand in the order in which they spend each other's coins
+	ReasonAnchorFork      Reason = "anchor-fork"      // two anchors spend the same coin
+	ReasonAnchorRoot      Reason = "anchor-root"      // Bitcoin holds another root than the log has at that size
+	ReasonAnchorShrank    Reason = "anchor-shrank"    // an anchor covers less of the log than the one before
+	ReasonAnchorBlock     Reason = "anchor-block"     // another block stands at its height, and is deep
+	ReasonForeignSpend    Reason = "foreign-spend"    // the coin was spent by a transaction that is no anchor
 
 	// Not yet.
-	ReasonNoCheckpoint Reason = "no-checkpoint"
-	ReasonOlder        Reason = "older-checkpoint" // than one that was seen before, and consistent with it
+	ReasonAnchorAhead    Reason = "anchor-ahead"    // Bitcoin holds a root of more entries than the log shows
+	ReasonAnchorReorg    Reason = "anchor-reorg"    // another block stands at its height, near the tip
+	ReasonAnchorWithheld Reason = "anchor-withheld" // the chain of coins goes on, and the log doesn't show it
+	ReasonHeadersEnd     Reason = "headers-end"     // before the block of an anchor
+	ReasonTooLittleWork  Reason = "too-little-work" // the headers aren't the whole chain
+	ReasonNodeDisagrees  Reason = "node-disagrees"  // the node doesn't have the newest anchor's block
+	ReasonNoCheckpoint   Reason = "no-checkpoint"
+	ReasonOlder          Reason = "older-checkpoint" // than one that was seen before, and consistent with it
 )
 
 // Tree is the size and root of a log.
@@ -54,6 +70,9 @@ type Report struct {
 	Checkpoint *Tree      `json:"checkpoint,omitempty"` // as the log shows it now
 	Previous   *Tree      `json:"previous,omitempty"`   // the newest that an earlier run found to hold
 	Checked    Checked    `json:"checked"`
+	// Anchors is what was found out about the chain of anchors, as far as it holds;
+	// nil if the log isn't anchored by one, or has been refuted before.
+	Anchors *Anchors `json:"anchors,omitempty"`
 	// Evidence is, with a split view, the two notes that the log signed.
 	Evidence []string `json:"evidence,omitempty"`
 }
@@ -70,6 +89,7 @@ func (r Report) WriteText(w io.Writer) error {
 	}
 	fmt.Fprintf(&b, "checked     %d new entries (%d of them void) in %d bundles, %d tiles\n",
 		r.Checked.Entries, r.Checked.Void, r.Checked.Bundles, r.Checked.Tiles)
+	r.Anchors.write(&b)
 	words := map[receipt.Status]string{receipt.Holds: "HOLDS", receipt.NotYet: "NOT YET", receipt.Refuted: "REFUTED"}
 	fmt.Fprintf(&b, "Answer: %s: %s\n", words[r.Status], r.Text)
 	for _, note := range r.Evidence {

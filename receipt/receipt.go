@@ -321,16 +321,23 @@ func (p *parsed) parseAnchor() (err error) {
 	if p.checkpoint == nil {
 		return errors.New("anchor is there without a checkpoint")
 	}
-	if err := a.validate(); err != nil {
+	if p.tx, p.coinbase, err = a.parse(); err != nil {
 		return fmt.Errorf("anchor: %w", err)
-	}
-	if p.tx, err = parseTransaction(a.Transaction); err != nil {
-		return fmt.Errorf("anchor: %w", err)
-	}
-	if p.coinbase, err = parseTransaction(a.Coinbase); err != nil {
-		return fmt.Errorf("anchor: coinbase: %w", err)
 	}
 	return nil
+}
+
+func (a *Anchor) parse() (tx, coinbase transaction, err error) {
+	if err := a.validate(); err != nil {
+		return tx, coinbase, err
+	}
+	if tx, err = parseTransaction(a.Transaction); err != nil {
+		return tx, coinbase, err
+	}
+	if coinbase, err = parseTransaction(a.Coinbase); err != nil {
+		return tx, coinbase, fmt.Errorf("coinbase: %w", err)
+	}
+	return tx, coinbase, nil
 }
 
 func (a *Anchor) validate() error {

@@ -32,6 +32,7 @@ type transaction struct {
 	id      calpe.BlockHash
 	inputs  []calpe.Outpoint // what it spends
 	scripts [][]byte         // of its outputs; they share the memory of the raw bytes
+	values  []uint64         // of its outputs, satoshis
 }
 
 // parseTransaction reads a transaction in the serialization without witness,
@@ -47,7 +48,7 @@ func parseTransaction(raw []byte) (transaction, error) {
 	tx := transaction{id: doubleHash(raw)}
 	r.take(4) // version
 	tx.inputs = r.inputs()
-	tx.scripts = r.outputs()
+	tx.scripts, tx.values = r.outputs()
 	r.take(4) // lock time
 	if r.err == nil && len(r.rest) > 0 {
 		r.err = fmt.Errorf("%d bytes follow it", len(r.rest))
@@ -144,13 +145,16 @@ func (r *reader) inputs() []calpe.Outpoint {
 	return inputs
 }
 
-func (r *reader) outputs() [][]byte {
-	scripts := make([][]byte, r.many("outputs", minOutputSize))
+func (r *reader) outputs() (scripts [][]byte, values []uint64) {
+	n := r.many("outputs", minOutputSize)
+	scripts, values = make([][]byte, n), make([]uint64, n)
 	for i := range scripts {
-		r.take(8) // value
+		if value := r.take(8); r.err == nil {
+			values[i] = binary.LittleEndian.Uint64(value)
+		}
 		scripts[i] = r.take(r.count())
 	}
-	return scripts
+	return scripts, values
 }
 
 // doubleHash is Bitcoin's SHA256d.

@@ -86,6 +86,7 @@ func compareWithBtcd(t *testing.T, raw []byte) bool {
 	}
 	for _, out := range tx.TxOut {
 		want.scripts = append(want.scripts, out.PkScript)
+		want.values = append(want.values, uint64(out.Value))
 	}
 	equalScript := cmp.Comparer(func(a, b []byte) bool { return bytes.Equal(a, b) })
 	if d := cmp.Diff(want, got, cmp.AllowUnexported(transaction{}), equalScript); d != "" {

@@ -125,19 +125,25 @@ func (v *verifier) checkAnchor() *Verdict {
 	if !bytes.Equal(v.tx.scripts[0], payload.Script()) {
 		return refute(ReasonOtherPayload, "Output 0 of the transaction %s doesn't carry the checkpoint's size and root.", v.tx.id)
 	}
-	header, err := headers.Parse(v.Anchor.Header)
+	return v.Anchor.checkBlock(v.tx, v.coinbase)
+}
+
+// checkBlock: the header's block holds the transaction. The coinbase proves the
+// depth of the branch (BIP 54).
+func (a *Anchor) checkBlock(tx, coinbase transaction) *Verdict {
+	header, err := headers.Parse(a.Header)
 	if err != nil {
 		return refute(ReasonMalformed, "The header can't be read: %v.", err)
 	}
 	root := calpe.BlockHash(header.MerkleRoot)
-	if err := checkBranch(v.tx.id, v.Anchor.Position, v.Anchor.Branch, root); err != nil {
-		return refute(ReasonTransactionNotInBlock, "The transaction %s is not in the block %s: %v.", v.tx.id, header.Hash, err)
+	if err := checkBranch(tx.id, a.Position, a.Branch, root); err != nil {
+		return refute(ReasonTransactionNotInBlock, "The transaction %s is not in the block %s: %v.", tx.id, header.Hash, err)
 	}
-	if !v.coinbase.isCoinbase() {
-		return refute(ReasonNoCoinbase, "The transaction %s is not the first one of a block.", v.coinbase.id)
+	if !coinbase.isCoinbase() {
+		return refute(ReasonNoCoinbase, "The transaction %s is not the first one of a block.", coinbase.id)
 	}
-	if err := checkBranch(v.coinbase.id, 0, v.Anchor.CoinbaseBranch, root); err != nil {
-		return refute(ReasonCoinbaseNotInBlock, "The coinbase transaction %s is not in the block %s: %v.", v.coinbase.id, header.Hash, err)
+	if err := checkBranch(coinbase.id, 0, a.CoinbaseBranch, root); err != nil {
+		return refute(ReasonCoinbaseNotInBlock, "The coinbase transaction %s is not in the block %s: %v.", coinbase.id, header.Hash, err)
 	}
 	return nil
 }
@@ -156,32 +162,38 @@ func checkBranch(id calpe.BlockHash, position uint32, branch Branch, want calpe.
 // inChain answers the last part of existed: the header stands in the chain, deep
 // enough.
 func (v *verifier) inChain(chain *headers.Chain) Verdict {
-	a := v.Anchor
+	verdict, block := v.Anchor.inChain(v.tx.id, chain, v.in.Depth)
+	v.report.Block = block
+	return verdict
+}
+
+// inChain answers whether the header stands in the chain, depth blocks deep. The
+// block is nil unless it stands there at all.
+func (a *Anchor) inChain(txid calpe.BlockHash, chain *headers.Chain, depth int) (Verdict, *Block) {
 	first, _ := chain.At(0) // a chain has at least its genesis block
 	tip, _ := chain.Tip()
 	if a.Network != chain.Network() || a.Genesis != calpe.BlockHash(first.Hash) {
 		return refuted(ReasonOtherNetwork, "The anchor is in %s with genesis block %s, the headers are of %s with %s.",
-			a.Network, a.Genesis, chain.Network(), first.Hash)
+			a.Network, a.Genesis, chain.Network(), first.Hash), nil
 	}
 	if !chain.EnoughWork() {
-		return Verdict{NotYet, ReasonTooLittleWork, "The chain of headers has less work than the network had when this program was made: it is incomplete, or not the chain that the world knows."}
+		return Verdict{NotYet, ReasonTooLittleWork, "The chain of headers has less work than the network had when this program was made: it is incomplete, or not the chain that the world knows."}, nil
 	}
 	header, ok := chain.At(int(a.Height))
 	if !ok {
-		return Verdict{NotYet, ReasonHeadersEnd, fmt.Sprintf("The headers end at block %d, before the anchor's block %d: fetch newer ones.", tip, a.Height)}
+		return Verdict{NotYet, ReasonHeadersEnd, fmt.Sprintf("The headers end at block %d, before the anchor's block %d: fetch newer ones.", tip, a.Height)}, nil
 	}
 	if !bytes.Equal(header.Raw[:], a.Header) {
-		return refuted(ReasonNotInChain, "Block %d of the chain is %s, not the anchor's block: it never was in this chain, or was reorganised away.", a.Height, header.Hash)
+		return refuted(ReasonNotInChain, "Block %d of the chain is %s, not the anchor's block: it never was in this chain, or was reorganised away.", a.Height, header.Hash), nil
 	}
-	b := &Block{Network: a.Network, Height: a.Height, Hash: calpe.BlockHash(header.Hash), TxID: v.tx.id,
-		Time: header.Time, Depth: tip - int(a.Height) + 1, Asked: v.in.Depth, Tip: tip, Test: a.Network.IsTest()}
-	v.report.Block = b
+	b := &Block{Network: a.Network, Height: a.Height, Hash: calpe.BlockHash(header.Hash), TxID: txid,
+		Time: header.Time, Depth: tip - int(a.Height) + 1, Asked: depth, Tip: tip, Test: a.Network.IsTest()}
 	if b.Depth < b.Asked {
 		return Verdict{NotYet, ReasonNotDeep, fmt.Sprintf("It is in block %d of %s, %s, where %d are asked for: wait, or fetch newer headers.",
-			b.Height, b.Network, blocksDeep(b.Depth), b.Asked)}
+			b.Height, b.Network, blocksDeep(b.Depth), b.Asked)}, b
 	}
 	return Verdict{Status: Holds, Text: fmt.Sprintf("before %s, give or take two hours: in block %d of %s (%s), %s.",
-		b.Time.UTC().Format(time.DateTime+" MST"), b.Height, b.Network, b.Hash, blocksDeep(b.Depth)) + evidentialValue(b)}
+		b.Time.UTC().Format(time.DateTime+" MST"), b.Height, b.Network, b.Hash, blocksDeep(b.Depth)) + evidentialValue(b)}, b
 }
 
 func blocksDeep(n int) string {
