@@ -26,6 +26,7 @@ type realWorld struct {
 	engine *anchor.Engine
 	now    time.Time
 	net    calpe.Network
+	second anchor.Witness
 }
 
 func newRealWorld(t *testing.T, network calpe.Network) *realWorld {
@@ -66,7 +67,7 @@ func (w *realWorld) restart() {
 		w.t.Fatalf("make signer: %v", err)
 	}
 	if w.engine, err = anchor.New(anchor.Config{
-		Network: w.net, Store: w.store, Node: w.node, Signer: signer, Log: w.log, Caps: w.caps,
+		Network: w.net, Store: w.store, Node: w.node, Second: w.second, Signer: signer, Log: w.log, Caps: w.caps,
 		Interval: interval, Now: func() time.Time { return w.now },
 		StopIntake: func(reason error) { w.t.Errorf("intake was stopped: %v", reason) },
 	}); err != nil {

@@ -82,6 +82,14 @@ type Chain interface {
 	Block(ctx context.Context, hash calpe.BlockHash) (*wire.MsgBlock, error)
 }
 
+// Witness is a second node, which has to agree before an anchor is final. It is
+// asked for little, so that it may be a pruned one that many share.
+type Witness interface {
+	CheckNetwork(ctx context.Context, network calpe.Network) error
+	BestBlock(ctx context.Context) (height uint32, hash calpe.BlockHash, err error)
+	BlockHash(ctx context.Context, height uint32) (calpe.BlockHash, error)
+}
+
 // Outputs is a node's view of unspent outputs of the best chain.
 type Outputs interface {
 	Header(ctx context.Context, hash calpe.BlockHash) ([calpe.HeaderSize]byte, error)
@@ -144,6 +152,9 @@ var (
 	// ErrUnsigned: the signer didn't sign an attempt. It is kept; what was signed
 	// before is sent again.
 	ErrUnsigned = errors.New("the anchor attempt is not signed")
+	// ErrNodesDisagree: the second node has another block at an anchor's height:
+	// one of the two is cut off from the network, or lies. Nothing becomes final.
+	ErrNodesDisagree = errors.New("the two bitcoin nodes disagree")
 	// ErrRefused: the node refuses the attempt for a reason that waiting doesn't
 	// cure. It is kept and sent again.
 	ErrRefused = errors.New("bitcoin node refuses the attempt")
@@ -154,6 +165,7 @@ type Config struct {
 	Network  calpe.Network
 	Store    Store
 	Node     Node
+	Second   Witness // must have the same block before an anchor is final; nil: there is none
 	Signer   Signer
 	Log      Log
 	Caps     wallet.Caps    // [20 sat/vB, 20,000 sat, and 100,000 sat a day]
@@ -283,7 +295,7 @@ func isFatal(err error) bool {
 // heals by itself is a warning.
 func severity(err error) slog.Level {
 	for _, grave := range []error{
-		ErrForeignSpend, ErrAheadOfLog, ErrRefused, ErrUnknownChain, wallet.ErrOutOfFunds, wallet.ErrCap,
+		ErrForeignSpend, ErrAheadOfLog, ErrRefused, ErrUnknownChain, ErrNodesDisagree, wallet.ErrOutOfFunds, wallet.ErrCap,
 		wallet.ErrPolicy, bitcoin.ErrWrongNetwork, bitcoin.ErrUnauthorized,
 	} {
 		if errors.Is(err, grave) {
@@ -334,30 +346,37 @@ func (e *Engine) step(ctx context.Context, epoch uint64) (ledger.Snapshot, error
 	if snap, err = e.cfg.Store.Snapshot(ctx); err != nil {
 		return ledger.Snapshot{}, fmt.Errorf("read anchor state: %w", err)
 	}
-	if err := e.finalize(ctx, epoch, snap); err != nil {
+	// A second node that is down or disagrees is no reason to stop anchoring.
+	held, err := e.finalize(ctx, epoch, snap)
+	if err != nil {
 		return snap, err
 	}
 	if err := e.checkLog(ctx, snap); err != nil {
-		return snap, err
+		return snap, errors.Join(held, err)
 	}
-	return snap, e.act(ctx, epoch, snap)
+	return snap, errors.Join(held, e.act(ctx, epoch, snap))
 }
 
-func (e *Engine) finalize(ctx context.Context, epoch uint64, snap ledger.Snapshot) error {
+// finalize makes final what is deep enough. held is why the second node keeps it
+// from doing so.
+func (e *Engine) finalize(ctx context.Context, epoch uint64, snap ledger.Snapshot) (held, err error) {
 	for _, a := range snap.Mined {
 		depth := snap.Tip.Height - a.Height + 1
 		if depth < e.cfg.Depth {
 			continue
 		}
+		if err := e.askWitness(ctx, a.Height); err != nil {
+			return fmt.Errorf("anchor %v isn't made final: %w", a.TxID, err), nil
+		}
 		if err := e.cfg.Store.MarkFinal(ctx, epoch, a.TxID); err != nil {
-			return fmt.Errorf("make anchor %v final: %w", a.TxID, err)
+			return nil, fmt.Errorf("make anchor %v final: %w", a.TxID, err)
 		}
 		// Crash here: the anchor is final; other mined ones become so in the next step.
 		commitpoint.Reached(commitpoint.AnchorFinal)
 		e.cfg.Logger.InfoContext(ctx, "anchor is final", slog.Any("txid", a.TxID),
 			slog.Uint64("size", a.Size), slog.Uint64("height", uint64(a.Height)))
 	}
-	return nil
+	return nil, nil
 }
 
 // checkLog stops intake when Bitcoin holds an anchor of more entries than the

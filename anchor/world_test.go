@@ -86,6 +86,7 @@ type world struct {
 	raise  ledger.FeeRate
 	signs  anchor.Signer // instead of signer, where that isn't nil
 	faults *faultStore
+	second anchor.Witness
 	logged bytes.Buffer
 	funds  int64
 }
@@ -156,7 +157,7 @@ func (w *world) restart() {
 		signer = w.signs
 	}
 	w.engine, err = anchor.New(anchor.Config{
-		Network: calpe.Regtest, Store: w.faults, Node: w.node, Signer: signer, Log: w.log, Caps: w.caps,
+		Network: calpe.Regtest, Store: w.faults, Node: w.node, Second: w.second, Signer: signer, Log: w.log, Caps: w.caps,
 		Fallback: 3 * ledger.SatPerVB, Interval: interval, Depth: 6, Resend: 10 * time.Minute,
 		Target: w.target, Patience: w.goal, Raise: w.raise,
 		Now: func() time.Time { return w.now }, StopIntake: func(reason error) { w.halted = reason },

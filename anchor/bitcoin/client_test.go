@@ -391,7 +391,10 @@ func TestCheckNetwork(t *testing.T) {
 		{calpe.Testnet3, genesis[calpe.Testnet3], `{"chain":"test"}`, nil},
 		{calpe.Testnet4, genesis[calpe.Testnet4], `{"chain":"testnet4"}`, nil},
 		{calpe.Regtest, genesis[calpe.Regtest], `{"chain":"regtest"}`, nil},
-		{calpe.Signet, genesis[calpe.Signet], `{"chain":"signet"}`, nil}, // btcd doesn't state the challenge
+		{calpe.Signet, genesis[calpe.Signet], `{"chain":"signet"}`, nil},                  // Bitcoin Core before 28 doesn't state the challenge
+		{calpe.Signet, genesis[calpe.Signet], `{"chain":"signet"} magic 1087308554`, nil}, // and btcd states what follows from it
+		{calpe.Signet, genesis[calpe.Signet], `{"chain":"signet"} magic 1087308555`, bitcoin.ErrWrongNetwork},
+		{calpe.Signet, genesis[calpe.Signet], `{"chain":"signet"} magic "x"`, bitcoin.ErrUnavailable},
 		{calpe.Signet, genesis[calpe.Signet], `{"chain":"signet","signet_challenge":"` + challenge + `"}`, nil},
 		{calpe.Signet, genesis[calpe.Signet], `{"chain":"signet","signet_challenge":"51"}`, bitcoin.ErrWrongNetwork},
 		{calpe.Mainnet, genesis[calpe.Regtest], `{"chain":"main"}`, bitcoin.ErrWrongNetwork},
@@ -399,11 +402,16 @@ func TestCheckNetwork(t *testing.T) {
 		{calpe.Mainnet, genesis[calpe.Mainnet], `{}`, bitcoin.ErrWrongNetwork},
 	} {
 		url := serve(t, func(w http.ResponseWriter, _ *http.Request, req rpcRequest) {
-			if req.Method == "getblockhash" {
+			switch info, magic, _ := strings.Cut(row.info, " magic "); {
+			case req.Method == "getblockhash":
 				says(w, req, `"`+row.genesis+`"`, "null")
-				return
+			case req.Method == "getcurrentnet" && magic == "":
+				says(w, req, "null", `{"code":-32601,"message":"Method not found"}`)
+			case req.Method == "getcurrentnet":
+				says(w, req, magic, "null")
+			default:
+				says(w, req, info, "null")
 			}
-			says(w, req, row.info, "null")
 		})
 		if err := client(t, bitcoin.Config{URL: url}).CheckNetwork(t.Context(), row.network); !errors.Is(err, row.err) {
 			t.Errorf("%s, %s: %v, want %v", row.network, row.info, err, row.err)

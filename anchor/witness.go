@@ -1,0 +1,55 @@
+package anchor
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/anchor/ledger"
+)
+
+// askWitness demands that the second node, if there is one, has the journal's
+// block at a height, as deep as an anchor has to be. Both have then been on one
+// chain for all of these blocks: a node that is cut off, or fed by somebody, doesn't
+// make anything final alone.
+func (e *Engine) askWitness(ctx context.Context, height uint32) error {
+	second := e.cfg.Second
+	if second == nil {
+		return nil
+	}
+	// At every time, because the node behind an address can become another one.
+	if err := second.CheckNetwork(ctx, e.cfg.Network); err != nil {
+		return fmt.Errorf("check the second node: %w", err)
+	}
+	own, err := e.journalBlock(ctx, height)
+	if err != nil {
+		return err
+	}
+	tip, _, err := second.BestBlock(ctx)
+	if err != nil {
+		return fmt.Errorf("read the second node's tip: %w", err)
+	}
+	if uint64(tip)+1 < uint64(height)+uint64(e.cfg.Depth) {
+		return fmt.Errorf("%w: the second one's tip is at height %d, and block %d has to be %d deep", ErrNodeBehind, tip, height, e.cfg.Depth)
+	}
+	hash, err := second.BlockHash(ctx, height)
+	if err != nil {
+		return fmt.Errorf("read hash of block %d of the second node: %w", height, err)
+	}
+	if hash != own {
+		return fmt.Errorf("%w: block %d is %v for the first and %v for the second", ErrNodesDisagree, height, own, hash)
+	}
+	return nil
+}
+
+// journalBlock is the block that was followed at a height.
+func (e *Engine) journalBlock(ctx context.Context, height uint32) (calpe.BlockHash, error) {
+	blocks, err := e.cfg.Store.Journal(ctx, height, 1)
+	if err != nil {
+		return calpe.BlockHash{}, fmt.Errorf("read tip journal: %w", err)
+	}
+	if len(blocks) != 1 || blocks[0].Height != height {
+		return calpe.BlockHash{}, fmt.Errorf("%w: the tip journal has no block %d", ledger.ErrConflict, height)
+	}
+	return blocks[0].Hash, nil
+}
