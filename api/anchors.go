@@ -10,6 +10,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/batch"
 	"github.com/calpe/calpe/receipt"
 )
 
@@ -104,4 +105,24 @@ func (s *Server) getAnchor(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, anchorAnswer{
 		anchorSummary: summarize(a), Checkpoint: string(t.checkpoint.Note), Anchor: receipt.NewAnchor(s.cfg.Identity, a),
 	})
+}
+
+// getAnchorPage serves a page of the chain of anchors, for those who audit it. It
+// is computed from the rows, and so is never older than they are.
+func (s *Server) getAnchorPage(w http.ResponseWriter, r *http.Request) error {
+	page, err := receipt.ParseAnchorsPath(r.URL.Path[len("/log/"):])
+	if err != nil {
+		return calpe.Errorf(calpe.CodeNotFound, "This is not the path of a page of anchors.")
+	}
+	data, err := batch.AnchorPage(r.Context(), s.cfg.Anchors, s.cfg.Identity, page)
+	if err != nil {
+		return unavailable("The anchors can't be read at the moment.", err)
+	}
+	if len(data) == 0 {
+		return calpe.Errorf(calpe.CodeNotFound, "There are no anchors with such numbers yet.")
+	}
+	w.Header().Set("Content-Type", receipt.AnchorsMediaType)
+	w.Header().Set("Cache-Control", "public, max-age=5") // a reorganisation may change it
+	_, _ = w.Write(data)
+	return nil
 }

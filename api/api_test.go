@@ -21,6 +21,7 @@ import (
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/api"
+	"github.com/calpe/calpe/batch/batchtest"
 	"github.com/calpe/calpe/merkle"
 	"github.com/calpe/calpe/receipt"
 )
@@ -406,6 +407,40 @@ func TestPublicLog(t *testing.T) {
 		if got := w.do("GET", path, nil).code(t); got != string(calpe.CodeNotFound) {
 			t.Errorf("GET %s: %s", path, got)
 		}
+	}
+}
+
+// The chain of anchors is published page by page, in its order.
+func TestAnchorPages(t *testing.T) {
+	w := newWorld(t)
+	for _, path := range []string{"/log/anchors/x000/000", "/log/anchors/x000/001", "/log/anchors/000", "/log/anchors/x000/000/", "/log/anchors/x0/0", "/log/anchors/"} {
+		if got := w.do("GET", path, nil).code(t); got != string(calpe.CodeNotFound) {
+			t.Errorf("GET %s: %s", path, got)
+		}
+	}
+	chain := batchtest.NewChain(t, 1)
+	for i := range uint64(receipt.AnchorsPerPage + 3) {
+		p := calpe.Payload{Size: i + 1}
+		chain.Mine(batchtest.AnchorTx(p, 1000, calpe.Outpoint{Vout: uint32(i)}))
+		w.anchors = append(w.anchors, chain.Anchor(chain.Tip(), 1, p))
+	}
+	for page, want := range map[string][]calpe.Anchor{
+		"/log/anchors/x000/000": w.anchors[:receipt.AnchorsPerPage],
+		"/log/anchors/x000/001": w.anchors[receipt.AnchorsPerPage:],
+	} {
+		a := w.do("GET", page, nil)
+		got, err := receipt.DecodeAnchors(a.body)
+		if a.status != 200 || err != nil || len(got) != len(want) || a.header.Get("Content-Type") != receipt.AnchorsMediaType || strings.Contains(a.header.Get("Cache-Control"), "immutable") {
+			t.Fatalf("GET %s: %d, %d anchors, %v, %v", page, a.status, len(got), err, a.header)
+		}
+		for i, a := range want {
+			if link, err := got[i].Link(); err != nil || link.TxID != a.TxID || *link.Payload != a.Payload {
+				t.Errorf("GET %s: anchor %d is %+v, %v", page, i, link, err)
+			}
+		}
+	}
+	if got := w.do("GET", "/log/anchors/x000/002", nil).code(t); got != string(calpe.CodeNotFound) {
+		t.Errorf("behind the last page: %s", got)
 	}
 }
 

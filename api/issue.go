@@ -36,6 +36,9 @@ type Anchors interface {
 	// Before lists up to limit anchors, the newest first, from before that
 	// position in the block at that height.
 	Before(ctx context.Context, height, position uint32, limit int) ([]calpe.Anchor, error)
+	// Chain lists up to limit anchors in the order of the chain of coins, from the
+	// one with the number first on.
+	Chain(ctx context.Context, first uint64, limit int) ([]calpe.Anchor, error)
 }
 
 // Proofs reads the published log.

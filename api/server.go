@@ -177,6 +177,7 @@ func (s *Server) route() *chi.Mux {
 
 	mux.Get("/log/checkpoint", s.handle(s.getCheckpoint))
 	mux.Get("/log/tile/*", s.handle(s.getTile))
+	mux.Get("/log/anchors/*", s.handle(s.getAnchorPage))
 	return mux
 }
 

@@ -102,7 +102,7 @@ func newWalk(t *testing.T) *walk {
 		k.good["index"] = append(k.good["index"], strconv.FormatUint(index, 10))
 	}
 	maps.Copy(k.good, map[string][]string{
-		"size": {strconv.FormatUint(w.head.Size, 10)}, "path": {"0/000.p/1"}, "code": {testCode.String(), strings.ToLower(testCode.String())},
+		"size": {strconv.FormatUint(w.head.Size, 10)}, "path": {"0/000.p/1"}, "page": {"x000/000"}, "code": {testCode.String(), strings.ToLower(testCode.String())},
 		"digest": {fmt.Sprintf("%x", digest)}, "state": {"received", "checkpointed", "broadcast", "confirmed", "final"}, "limit": {"1", "2", "100"},
 		"If-None-Match": {"*", `"00"`, `W/"00", "11"`}, "Last-Event-ID": {"final", "received", "x"},
 		"Range": {"bytes=0-999", "bytes=1-1", "bytes=-2", "bytes=2-"}, "If-Range": {`"` + fmt.Sprintf("%x", digest) + `"`, `"other"`},
@@ -296,7 +296,7 @@ func (k *walk) path(a *attempt, bad bool) {
 			value = k.doubtful(a, p, value)
 		}
 		escaped := url.PathEscape(value)
-		if p.Name == "path" && k.rng.IntN(2) == 0 || !bad {
+		if (p.Name == "path" || p.Name == "page") && k.rng.IntN(2) == 0 || !bad {
 			escaped = strings.ReplaceAll(escaped, "%2F", "/")
 		}
 		a.target = strings.ReplaceAll(a.target, "{"+p.Name+"}", escaped)
@@ -564,6 +564,9 @@ func (k *walk) checkBody(a attempt, described *apiResponse, got answer) error {
 	case "application/problem+json":
 		return k.checkProblem(described, m, got)
 	case "application/x-ndjson":
+		if strings.HasPrefix(a.path, "/log/anchors/") {
+			return k.checkAnchorLines(got.body)
+		}
 		return k.checkLines(got.body)
 	case "text/event-stream":
 		return k.checkEvents(got.body)
@@ -611,6 +614,17 @@ func (k *walk) checkLines(text []byte) error {
 		schema, n = k.named("RecordedLine"), n+1
 	}
 	return want(n >= 2, "%d lines", n)
+}
+
+func (k *walk) checkAnchorLines(text []byte) error {
+	n := 0
+	for line := range bytes.Lines(text) {
+		n++
+		if err := k.checkJSON(k.named("Anchor"), line); err != nil {
+			return fmt.Errorf("line %d: %w", n, err)
+		}
+	}
+	return want(n > 0, "no line")
 }
 
 func (k *walk) checkEvents(text []byte) error {

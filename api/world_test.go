@@ -430,6 +430,11 @@ func (w *world) Before(_ context.Context, height, position uint32, limit int) (l
 	return list, w.failure()
 }
 
+func (w *world) Chain(_ context.Context, first uint64, limit int) ([]calpe.Anchor, error) {
+	rest := w.anchors[min(first, uint64(len(w.anchors))):]
+	return rest[:min(limit, len(rest))], w.failure()
+}
+
 func (w *world) ByTxID(_ context.Context, txid calpe.BlockHash) (calpe.Anchor, error) {
 	for _, a := range w.anchors {
 		if a.TxID == txid {

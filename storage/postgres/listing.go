@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -94,6 +95,25 @@ func (s *Anchors) Before(ctx context.Context, height, position uint32, limit int
 	}
 	anchors, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (calpe.Anchor, error) { return readAnchor(row) })
 	return anchors, translate("list anchors", err)
+}
+
+// Chain lists up to limit anchors (1 to 1000) in the order of the chain of coins,
+// which is that of the blocks, from the one with the number first on; none if there
+// are fewer.
+func (s *Anchors) Chain(ctx context.Context, first uint64, limit int) ([]calpe.Anchor, error) {
+	if err := checkLimit(limit); err != nil {
+		return nil, fmt.Errorf("list the chain of anchors: %w", err)
+	}
+	if first > math.MaxInt64 {
+		return nil, nil
+	}
+	rows, err := s.db.on(ctx).Query(ctx, selectAnchor+`WHERE a.state IN ('mined', 'final')
+		ORDER BY s.height, s.position OFFSET $1 LIMIT $2`, int64(first), limit)
+	if err != nil {
+		return nil, translate("list the chain of anchors", err)
+	}
+	anchors, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (calpe.Anchor, error) { return readAnchor(row) })
+	return anchors, translate("list the chain of anchors", err)
 }
 
 // ByTxID is the anchor with that transaction id, or [calpe.ErrNotFound] if no

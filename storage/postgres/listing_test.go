@@ -178,6 +178,32 @@ func TestAnchorsByPageAndByTransaction(t *testing.T) {
 	if _, err := s.Before(t.Context(), 1, 1, 0); err == nil {
 		t.Error("limit of 0 accepted")
 	}
+	for name, c := range map[string]struct {
+		first uint64
+		limit int
+		want  []calpe.BlockHash
+	}{
+		"all":            {0, 10, []calpe.BlockHash{first.TxID, second.TxID}},
+		"the first":      {0, 1, []calpe.BlockHash{first.TxID}},
+		"from a number":  {1, 10, []calpe.BlockHash{second.TxID}},
+		"behind the end": {2, 10, nil},
+		"beyond numbers": {math.MaxUint64, 10, nil},
+	} {
+		list, err := s.Chain(t.Context(), c.first, c.limit)
+		if err != nil {
+			t.Fatalf("chain, %s: %v", name, err)
+		}
+		var got []calpe.BlockHash
+		for _, a := range list {
+			got = append(got, a.TxID)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("chain, %s: %v, want %v", name, got, c.want)
+		}
+	}
+	if _, err := s.Chain(t.Context(), 0, 0); err == nil {
+		t.Error("limit of 0 accepted")
+	}
 	a, err := s.ByTxID(t.Context(), first.TxID)
 	if err != nil || a.Size != first.Size || a.Height != 3 || a.Depth != 2 || a.Final {
 		t.Errorf("%+v, %v", a, err)
