@@ -24,6 +24,7 @@ type Config struct {
 	Database Database `embed:"" prefix:"database-" envprefix:"CALPE_DATABASE_" group:"PostgreSQL"`
 	S3       S3       `embed:"" prefix:"s3-" envprefix:"CALPE_S3_" group:"Object storage"`
 	Bitcoin  Bitcoin  `embed:"" prefix:"bitcoin-" envprefix:"CALPE_BITCOIN_" group:"Bitcoin node"`
+	Bitcoin2 Bitcoin  `embed:"" prefix:"bitcoin2-" envprefix:"CALPE_BITCOIN2_" group:"Second Bitcoin node"`
 	Keys     string   `help:"Folder with the service's keys: keyring.json, checkpoint.key, acknowledgement.key, statement.key, wallet.age." env:"CALPE_KEYS" default:"/etc/calpe/keys" type:"path"`
 	Wallet   Wallet   `embed:"" prefix:"wallet-" envprefix:"CALPE_WALLET_" group:"Anchor keys"`
 	Network  string   `help:"Bitcoin network: mainnet, testnet4, signet, regtest, simnet." env:"CALPE_NETWORK" default:"mainnet"`
@@ -50,7 +51,8 @@ type S3 struct {
 	LogBucket       string `help:"Bucket for the log's tiles." env:"LOG_BUCKET" default:"calpe-log"`
 }
 
-// Bitcoin says where the node is.
+// Bitcoin says where a node is. The second one is optional: with it an anchor is
+// final only if both have its block.
 type Bitcoin struct {
 	URL          string        `help:"URL of the node's JSON-RPC (btcd or Bitcoin Core)." env:"URL" placeholder:"http://127.0.0.1:8332"`
 	User         string        `help:"RPC user." env:"USER"`

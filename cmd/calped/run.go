@@ -116,16 +116,34 @@ func (a *app) openObjects() (*s3.Store, error) {
 }
 
 func (a *app) openNode() (*bitcoin.Client, error) {
-	password, err := secret("bitcoin-password", a.Bitcoin.Password, a.Bitcoin.PasswordFile)
-	if err != nil {
-		return nil, err
-	}
 	if a.Bitcoin.URL == "" {
 		return nil, errors.New("no Bitcoin node: set CALPE_BITCOIN_URL")
 	}
+	return a.openBitcoin("bitcoin-password", a.Bitcoin)
+}
+
+// openSecondNode gives nil if there is none.
+func (a *app) openSecondNode() (*bitcoin.Client, error) {
+	switch a.Bitcoin2.URL {
+	case "":
+		return nil, nil //nolint:nilnil // it is optional
+	case a.Bitcoin.URL:
+		return nil, errors.New("CALPE_BITCOIN2_URL is the same node as CALPE_BITCOIN_URL: it can't contradict itself")
+	}
+	node, err := a.openBitcoin("bitcoin2-password", a.Bitcoin2)
+	if err != nil {
+		return nil, fmt.Errorf("second Bitcoin node: %w", err)
+	}
+	return node, nil
+}
+
+func (a *app) openBitcoin(credential string, b Bitcoin) (*bitcoin.Client, error) {
+	password, err := secret(credential, b.Password, b.PasswordFile)
+	if err != nil {
+		return nil, err
+	}
 	return bitcoin.New(bitcoin.Config{
-		URL: a.Bitcoin.URL, User: a.Bitcoin.User, Password: password,
-		CookieFile: a.Bitcoin.CookieFile, CAFile: a.Bitcoin.CAFile, Timeout: a.Bitcoin.Timeout, Logger: a.log,
+		URL: b.URL, User: b.User, Password: password, CookieFile: b.CookieFile, CAFile: b.CAFile, Timeout: b.Timeout, Logger: a.log,
 	})
 }
 

@@ -228,7 +228,7 @@ func (s *service) run(ctx context.Context, endpoints []endpoint, grace time.Dura
 		g.Go(func() error { return s.calendar.Run(failed) })
 	}
 	g.Go(func() error { return s.lead(failed, "batch", s.sealer.Run) })
-	g.Go(func() error { return s.lead(failed, "anchor", s.engine.Run) })
+	g.Go(func() error { return s.lead(failed, "anchor", s.anchor) })
 	g.Go(func() error { return ignoreCancel(s.retainer.Run(failed)) })
 	g.Go(func() error { return ignoreCancel(s.sweeper.Run(failed)) })
 	for _, e := range endpoints {
@@ -253,6 +253,17 @@ func (s *service) run(ctx context.Context, endpoints []endpoint, grace time.Dura
 	}
 	stopLoops()
 	return g.Wait()
+}
+
+// anchor runs the engine, and beside it what publishes its anchors. The latter
+// never fails; it ends with the engine.
+func (s *service) anchor(ctx context.Context, epoch uint64) error {
+	publishing, stop := context.WithCancel(ctx)
+	var g errgroup.Group
+	g.Go(func() error { return s.anchors.Run(publishing) })
+	err := s.engine.Run(ctx, epoch)
+	stop()
+	return errors.Join(err, g.Wait())
 }
 
 // closeEndpoints closes all listeners, and returns when the last request has its

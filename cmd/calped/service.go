@@ -30,9 +30,11 @@ type service struct {
 	db       *postgres.DB
 	objects  *s3.Store
 	node     *bitcoin.Client
+	second   *bitcoin.Client // nil: there is none
 	recorder *intake.Recorder
 	sealer   *batch.Sealer
 	engine   *anchor.Engine
+	anchors  *batch.AnchorPublisher
 	retainer *intake.Retainer
 	sweeper  *intake.Sweeper
 	caps     wallet.Caps
@@ -62,6 +64,9 @@ func (c *serveCommand) open(ctx context.Context, a *app) (_ *service, err error)
 		return nil, err
 	}
 	if s.node, err = a.openNode(); err != nil {
+		return nil, err
+	}
+	if s.second, err = a.openSecondNode(); err != nil {
 		return nil, err
 	}
 	published, err := batch.NewLog(batch.LogConfig{
@@ -165,8 +170,17 @@ func (s *service) openEngine(c *serveCommand) error {
 	if err != nil {
 		return err
 	}
+	if s.anchors, err = batch.NewAnchorPublisher(batch.AnchorPublisherConfig{
+		Rows: s.db.Anchors(), Objects: s.objects, Identity: s.identity, Now: s.app.now, Logger: s.log,
+	}); err != nil {
+		return err
+	}
+	var second anchor.Witness
+	if s.second != nil {
+		second = s.second
+	}
 	s.engine, err = anchor.New(anchor.Config{
-		Network: s.identity.Network, Store: s.db.Anchors(), Node: s.node, Signer: signer, Log: s.db,
+		Second: second, Network: s.identity.Network, Store: s.db.Anchors(), Node: s.node, Signer: signer, Log: s.db,
 		Caps: caps, Fallback: fallback, Target: c.Target, Patience: c.Patience, Raise: raise,
 		Interval: c.Anchoring.Interval, Depth: c.Depth, Poll: c.Poll, Now: s.app.now, Logger: s.log, StopIntake: s.recorder.Recheck,
 	})
@@ -262,8 +276,13 @@ func (s *service) check(ctx context.Context) error {
 	if err := s.objects.SelfTest(ctx); err != nil {
 		return err
 	}
-	if err := s.checkNode(ctx); err != nil {
+	if err := s.checkNode(ctx, s.node); err != nil {
 		return err
+	}
+	if s.second != nil {
+		if err := s.checkNode(ctx, s.second); err != nil {
+			return fmt.Errorf("second Bitcoin node: %w", err)
+		}
 	}
 	err := s.sealer.CheckStores(ctx)
 	if errors.Is(err, batch.ErrBehind) { // an older database: intake rolls it forward before it takes anything
@@ -275,8 +294,8 @@ func (s *service) check(ctx context.Context) error {
 
 // checkNode refuses a node of another network. A node that doesn't answer is no
 // reason not to take documents: the engine goes on asking, and readyz names it.
-func (s *service) checkNode(ctx context.Context) error {
-	err := s.node.CheckNetwork(ctx, s.identity.Network)
+func (s *service) checkNode(ctx context.Context, node *bitcoin.Client) error {
+	err := node.CheckNetwork(ctx, s.identity.Network)
 	if errors.Is(err, bitcoin.ErrUnavailable) || errors.Is(err, bitcoin.ErrWarmingUp) {
 		s.log.WarnContext(ctx, "the Bitcoin node doesn't answer; anchors wait for it", slog.Any("error", err))
 		return nil
@@ -284,7 +303,7 @@ func (s *service) checkNode(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	genesis, err := s.node.BlockHash(ctx, 0)
+	genesis, err := node.BlockHash(ctx, 0)
 	if err == nil && !bytes.Equal(genesis[:], s.identity.Genesis[:]) {
 		err = fmt.Errorf("the node's genesis block is %s, the log's is %s", genesis, s.identity.Genesis)
 	}
@@ -311,8 +330,10 @@ func (s *service) dependencies() []api.Dependency {
 }
 
 func (s *service) close() {
-	if s.node != nil {
-		s.node.Close()
+	for _, node := range []*bitcoin.Client{s.node, s.second} {
+		if node != nil {
+			node.Close()
+		}
 	}
 	if s.db != nil {
 		s.db.Close()
