@@ -30,6 +30,7 @@ var mayImport = map[string][]string{
 	"anchor/ledger":  {""},
 	"anchor/bitcoin": {"", "anchor/ledger"},
 	"anchor/wallet":  {"", "anchor/ledger"},
+	"anchor/signer":  {"", "anchor/ledger", "anchor/wallet", "merkle"},
 	"anchor":         {"", "anchor/ledger", "anchor/wallet", "anchor/bitcoin", "merkle", "receipt", "internal/commitpoint"},
 
 	"storage/keyring":  {""},

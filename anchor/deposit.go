@@ -68,24 +68,9 @@ func FindDeposit(ctx context.Context, node Explorer, script []byte, from uint32,
 // LocateDeposit finds the block of an output that the operator names, and
 // checks that it is unspent and pays the script.
 func LocateDeposit(ctx context.Context, node Explorer, script []byte, o calpe.Outpoint) (Deposit, error) {
-	out, ok, err := node.TxOut(ctx, o)
+	height, block, err := blockOf(ctx, node, o)
 	if err != nil {
-		return Deposit{}, fmt.Errorf("look up %v: %w", o, err)
-	}
-	if !ok {
-		return Deposit{}, fmt.Errorf("%w: %v is not a confirmed, unspent output", ErrNoDeposit, o)
-	}
-	tip, hash, err := node.BestBlock(ctx)
-	if err != nil {
-		return Deposit{}, fmt.Errorf("read the node's tip: %w", err)
-	}
-	if hash != out.BestBlock || out.Confirmations > tip+1 {
-		return Deposit{}, fmt.Errorf("%w: while %v was looked up", ErrChainMoved, o)
-	}
-	height := tip - out.Confirmations + 1
-	block, err := node.BlockHash(ctx, height)
-	if err != nil {
-		return Deposit{}, fmt.Errorf("read hash of block %d: %w", height, err)
+		return Deposit{}, err
 	}
 	coins, err := outputsTo(ctx, node, block, height, script)
 	if err != nil {
@@ -97,6 +82,30 @@ func LocateDeposit(ctx context.Context, node Explorer, script []byte, o calpe.Ou
 		}
 	}
 	return Deposit{}, fmt.Errorf("%w: %v doesn't pay the anchor address in block %d", ErrNoDeposit, o, height)
+}
+
+// blockOf finds the block that makes an unspent output.
+func blockOf(ctx context.Context, node Explorer, o calpe.Outpoint) (uint32, calpe.BlockHash, error) {
+	out, ok, err := node.TxOut(ctx, o)
+	if err != nil {
+		return 0, calpe.BlockHash{}, fmt.Errorf("look up %v: %w", o, err)
+	}
+	if !ok {
+		return 0, calpe.BlockHash{}, fmt.Errorf("%w: %v is not a confirmed, unspent output", ErrNoDeposit, o)
+	}
+	tip, hash, err := node.BestBlock(ctx)
+	if err != nil {
+		return 0, calpe.BlockHash{}, fmt.Errorf("read the node's tip: %w", err)
+	}
+	if hash != out.BestBlock || out.Confirmations > tip+1 {
+		return 0, calpe.BlockHash{}, fmt.Errorf("%w: while %v was looked up", ErrChainMoved, o)
+	}
+	height := tip - out.Confirmations + 1
+	block, err := node.BlockHash(ctx, height)
+	if err != nil {
+		return 0, calpe.BlockHash{}, fmt.Errorf("read hash of block %d: %w", height, err)
+	}
+	return height, block, nil
 }
 
 func outputsTo(ctx context.Context, node Explorer, hash calpe.BlockHash, height uint32, script []byte) ([]ledger.Coin, error) {

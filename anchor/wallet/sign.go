@@ -62,11 +62,11 @@ func (s *Signer) Sign(ctx context.Context, unsigned []byte, inputs []ledger.Inpu
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("sign attempt: %w", err)
 	}
-	tx, err := parseUnsigned(unsigned)
-	if err != nil {
+	if _, _, err := s.Check(unsigned, inputs); err != nil {
 		return nil, err
 	}
-	if err := s.check(tx, inputs); err != nil {
+	tx, err := ParseUnsigned(unsigned)
+	if err != nil {
 		return nil, err
 	}
 	prev := txscript.NewMultiPrevOutFetcher(nil)
@@ -98,26 +98,38 @@ func (s *Signer) Sign(ctx context.Context, unsigned []byte, inputs []ledger.Inpu
 	return serialize(tx, true)
 }
 
-// check is the signer's policy.
-func (s *Signer) check(tx *wire.MsgTx, inputs []ledger.Input) error {
+// Check says whether Sign would sign, and what it would: the payload and the fee
+// in satoshis. It changes nothing.
+func (s *Signer) Check(unsigned []byte, inputs []ledger.Input) (calpe.Payload, int64, error) {
+	tx, err := ParseUnsigned(unsigned)
+	if err != nil {
+		return calpe.Payload{}, 0, err
+	}
 	if err := s.checkInputs(tx, inputs); err != nil {
-		return err
+		return calpe.Payload{}, 0, err
 	}
-	if err := s.checkOutputs(tx, inputs[0].Script); err != nil {
-		return err
+	payload, err := s.checkOutputs(tx, inputs[0].Script)
+	if err != nil {
+		return calpe.Payload{}, 0, err
 	}
+	fee, err := s.checkFee(tx, inputs)
+	return payload, fee, err
+}
+
+func (s *Signer) checkFee(tx *wire.MsgTx, inputs []ledger.Input) (int64, error) {
 	var fee int64
 	for _, in := range inputs {
 		fee += in.Value
 	}
 	fee -= tx.TxOut[1].Value
-	if fee <= 0 {
-		return fmt.Errorf("%w: the fee is %d sat", ErrPolicy, fee)
+	vsize := VSize(len(inputs))
+	if least := ledger.SatPerVB.Fee(vsize); fee < least {
+		return 0, fmt.Errorf("%w: the fee is %d sat, and 1 sat/vB takes %d", ErrPolicy, fee, least)
 	}
-	if most := s.caps.FeeRate.Fee(VSize(len(inputs))); fee > s.caps.Fee || fee > most {
-		return fmt.Errorf("%w: the fee is %d sat, the signer's caps are %d sat and %v", ErrCap, fee, s.caps.Fee, s.caps.FeeRate)
+	if most := s.caps.FeeRate.Fee(vsize); fee > s.caps.Fee || fee > most {
+		return 0, fmt.Errorf("%w: the fee is %d sat, the signer's caps are %d sat and %v", ErrCap, fee, s.caps.Fee, s.caps.FeeRate)
 	}
-	return nil
+	return fee, nil
 }
 
 func (s *Signer) checkInputs(tx *wire.MsgTx, inputs []ledger.Input) error {
@@ -148,24 +160,27 @@ func (s *Signer) checkInputs(tx *wire.MsgTx, inputs []ledger.Input) error {
 
 // checkOutputs: change goes to the script of the coin, or on to that of the
 // current key, and never back to an older one.
-func (s *Signer) checkOutputs(tx *wire.MsgTx, coin []byte) error {
+func (s *Signer) checkOutputs(tx *wire.MsgTx, coin []byte) (calpe.Payload, error) {
 	if len(tx.TxOut) != outputs {
-		return fmt.Errorf("%w: it has %d outputs, want %d", ErrPolicy, len(tx.TxOut), outputs)
+		return calpe.Payload{}, fmt.Errorf("%w: it has %d outputs, want %d", ErrPolicy, len(tx.TxOut), outputs)
 	}
-	if _, err := calpe.ParsePayloadScript(tx.TxOut[0].PkScript); err != nil || tx.TxOut[0].Value != 0 {
-		return fmt.Errorf("%w: output 0 is not a payload of value 0", ErrPolicy)
+	payload, err := calpe.ParsePayloadScript(tx.TxOut[0].PkScript)
+	if err != nil || tx.TxOut[0].Value != 0 {
+		return calpe.Payload{}, fmt.Errorf("%w: output 0 is not a payload of value 0", ErrPolicy)
 	}
 	change := tx.TxOut[1]
 	if !bytes.Equal(change.PkScript, coin) && !bytes.Equal(change.PkScript, s.keys.Current().script) {
-		return fmt.Errorf("%w: output 1 is neither to the coin's script nor to that of the current key", ErrPolicy)
+		return calpe.Payload{}, fmt.Errorf("%w: output 1 is neither to the coin's script nor to that of the current key", ErrPolicy)
 	}
 	if change.Value < Dust || change.Value > maxMoney {
-		return fmt.Errorf("%w: change of %d sat is not above dust", ErrPolicy, change.Value)
+		return calpe.Payload{}, fmt.Errorf("%w: change of %d sat is not above dust", ErrPolicy, change.Value)
 	}
-	return nil
+	return payload, nil
 }
 
-func parseUnsigned(unsigned []byte) (*wire.MsgTx, error) {
+// ParseUnsigned reads a transaction that is serialized without witness, with
+// nothing behind it. The error is [ErrPolicy].
+func ParseUnsigned(unsigned []byte) (*wire.MsgTx, error) {
 	var tx wire.MsgTx
 	r := bytes.NewReader(unsigned)
 	if err := tx.DeserializeNoWitness(r); err != nil {
