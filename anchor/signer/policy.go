@@ -78,9 +78,7 @@ type Signer interface {
 // PolicyConfig of a [Policy].
 type PolicyConfig struct {
 	Keys *wallet.Keystore
-	Caps wallet.Caps
-	// Budget is the most satoshis of fees in any 24 hours; at least the cap of one anchor.
-	Budget int64
+	Caps wallet.Caps // all three: of the rate, of one anchor, of 24 hours
 	// State is where the policy's memory is durable. Nil: it is kept in this process
 	// alone. That is for a signer in the engine's own process, which no policy
 	// protects from whoever has taken the process: it catches mistakes. Several
@@ -112,8 +110,8 @@ func NewPolicy(cfg PolicyConfig) (*Policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Budget < cfg.Caps.Fee {
-		return nil, fmt.Errorf("budget of %d sat a day is below the cap of %d sat for one anchor", cfg.Budget, cfg.Caps.Fee)
+	if cfg.Caps.Day <= 0 {
+		return nil, errors.New("signer has no cap on the fees of a day")
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -134,7 +132,7 @@ func (p *Policy) Status(context.Context) (Status, error) {
 	defer p.mu.Unlock()
 	return Status{
 		Network: p.cfg.Keys.Network(), Scripts: p.cfg.Keys.Scripts(), Size: p.state.Size, Root: p.state.Root,
-		Spent: p.state.spent(p.cfg.Now()), Budget: p.cfg.Budget,
+		Spent: p.state.spent(p.cfg.Now()), Budget: p.cfg.Caps.Day,
 	}, nil
 }
 
@@ -147,7 +145,7 @@ func (p *Policy) Sign(ctx context.Context, r Request) ([]byte, error) {
 		p.cfg.Logger.WarnContext(ctx, "refused to sign", slog.String("cause", err.Error()))
 		return nil, err
 	}
-	next, err := p.state.with(a, p.cfg.Now(), p.cfg.Budget)
+	next, err := p.state.with(a, p.cfg.Now(), p.cfg.Caps.Day)
 	if err != nil {
 		p.cfg.Logger.WarnContext(ctx, "refused to sign", slog.String("cause", err.Error()))
 		return nil, err

@@ -39,7 +39,7 @@ func TestSignsAnchors(t *testing.T) {
 		t.Errorf("status is %+v, %v", status, err)
 	}
 	// 400, the dearer of 800 and 1600, and 3000, less what the fee rate rounds.
-	if status.Spent < 4_950 || status.Spent > 5_000 || status.Budget != budget {
+	if status.Spent < 4_950 || status.Spent > 5_000 || status.Budget != caps.Day {
 		t.Errorf("spent %d of %d", status.Spent, status.Budget)
 	}
 	if next.Value < 100_000+70_000-5_000 {
@@ -462,7 +462,7 @@ func TestStateNotWritten(t *testing.T) {
 // have signed meanwhile.
 func TestInProcess(t *testing.T) {
 	w := newWorld(t)
-	memory, err := signer.NewPolicy(signer.PolicyConfig{Keys: w.keys, Caps: caps, Budget: budget, Now: func() time.Time { return w.now }})
+	memory, err := signer.NewPolicy(signer.PolicyConfig{Keys: w.keys, Caps: caps, Now: func() time.Time { return w.now }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -484,10 +484,10 @@ func TestInProcess(t *testing.T) {
 func TestPolicyConfig(t *testing.T) {
 	w := newWorld(t)
 	for name, cfg := range map[string]signer.PolicyConfig{
-		"no keys":                {Caps: caps, Budget: budget},
-		"no caps":                {Keys: w.keys, Budget: budget},
-		"budget below one":       {Keys: w.keys, Caps: caps, Budget: caps.Fee - 1},
-		"a cap below one anchor": {Keys: w.keys, Caps: wallet.Caps{FeeRate: ledger.SatPerVB, Fee: 10}, Budget: budget},
+		"no keys":                {Caps: caps},
+		"no caps":                {Keys: w.keys},
+		"no cap for a day":       {Keys: w.keys, Caps: wallet.Caps{FeeRate: caps.FeeRate, Fee: caps.Fee}},
+		"a cap below one anchor": {Keys: w.keys, Caps: wallet.Caps{FeeRate: ledger.SatPerVB, Fee: 10, Day: 10}},
 	} {
 		if _, err := signer.NewPolicy(cfg); err == nil {
 			t.Errorf("%s: no error", name)
@@ -520,4 +520,31 @@ func TestRotation(t *testing.T) {
 	if _, err := w.policy.Sign(t.Context(), back); !errors.Is(err, wallet.ErrPolicy) {
 		t.Errorf("change back to the former key: %v", err)
 	}
+}
+
+// FuzzSign: whatever is asked for, what is signed is an anchor within the caps.
+func FuzzSign(f *testing.F) {
+	w := newWorld(f)
+	a := w.anchor(4, 400, w.pay(w.keys.Current().Script(), 100_000))
+	r := w.request(a)
+	f.Add(r.Unsigned, r.Previous[0])
+	f.Add(r.Unsigned[:50], r.Previous[0][:50])
+	f.Fuzz(func(t *testing.T, unsigned, previous []byte) {
+		policy, err := signer.NewPolicy(signer.PolicyConfig{Keys: w.keys, Caps: caps})
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := policy.Sign(t.Context(), signer.Request{Unsigned: unsigned, Previous: [][]byte{previous}})
+		if err != nil {
+			return
+		}
+		in, out := parse(t, raw), parse(t, raw).TxOut
+		spent, err := wallet.ParseUnsigned(previous)
+		if err != nil || spent.TxHash() != in.TxIn[0].PreviousOutPoint.Hash {
+			t.Fatalf("signed %x with another previous transaction", raw)
+		}
+		if fee := spent.TxOut[in.TxIn[0].PreviousOutPoint.Index].Value - out[1].Value; len(out) != 2 || fee > caps.Fee || !bytes.Equal(out[1].PkScript, w.keys.Current().Script()) {
+			t.Fatalf("signed %x", raw)
+		}
+	})
 }

@@ -272,15 +272,17 @@ func TestBadCalls(t *testing.T) {
 // Whoever connects and says nothing holds up neither others nor a shutdown.
 func TestSilentConnections(t *testing.T) {
 	w := newWorld(t)
-	socket := serve(t, w.policy, self())
-	conn, err := net.Dial("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if _, err := signer.NewRemote(socket).Status(t.Context()); err != nil {
-		t.Errorf("beside a silent connection: %v", err)
-	}
+	t.Run("served", func(t *testing.T) {
+		socket := serve(t, w.policy, self())
+		conn, err := net.Dial("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.t.Cleanup(func() { conn.Close() }) // long after the server has stopped
+		if _, err := signer.NewRemote(socket).Status(t.Context()); err != nil {
+			t.Errorf("beside a silent connection: %v", err)
+		}
+	})
 }
 
 func TestRemoteFaults(t *testing.T) {

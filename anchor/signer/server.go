@@ -81,8 +81,9 @@ func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
 		s.cfg.Logger.WarnContext(ctx, "can't limit a connection's time", slog.String("cause", err.Error()))
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTime)
-	defer cancel()
+	// A shutdown waits for no call that isn't there yet.
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
 	content, err := io.ReadAll(io.LimitReader(conn, maxCall+1))
 	if err != nil {
 		s.cfg.Logger.WarnContext(ctx, "can't read a call", slog.String("cause", err.Error()))

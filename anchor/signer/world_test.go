@@ -98,9 +98,8 @@ type world struct {
 }
 
 var (
-	lock   = wallet.Lock{Passphrase: "a passphrase for tests", WorkFactor: 1}
-	caps   = wallet.Caps{FeeRate: 50 * ledger.SatPerVB, Fee: 5_000}
-	budget = int64(12_000)
+	lock = wallet.Lock{Passphrase: "a passphrase for tests", WorkFactor: 1}
+	caps = wallet.Caps{FeeRate: 50 * ledger.SatPerVB, Fee: 5_000, Day: 12_000}
 )
 
 func newWorld(t testing.TB) *world {
@@ -142,7 +141,7 @@ func (w *world) restart() {
 		w.t.Fatalf("open state: %v", err)
 	}
 	w.policy, err = signer.NewPolicy(signer.PolicyConfig{
-		Keys: w.keys, Caps: caps, Budget: budget, State: w.state, Now: func() time.Time { return w.now },
+		Keys: w.keys, Caps: caps, State: w.state, Now: func() time.Time { return w.now },
 	})
 	if err != nil {
 		w.t.Fatalf("make policy: %v", err)

@@ -27,6 +27,7 @@ type Config struct {
 	Bitcoin2 Bitcoin  `embed:"" prefix:"bitcoin2-" envprefix:"CALPE_BITCOIN2_" group:"Second Bitcoin node"`
 	Keys     string   `help:"Folder with the service's keys: keyring.json, checkpoint.key, acknowledgement.key, statement.key, wallet.age." env:"CALPE_KEYS" default:"/etc/calpe/keys" type:"path"`
 	Wallet   Wallet   `embed:"" prefix:"wallet-" envprefix:"CALPE_WALLET_" group:"Anchor keys"`
+	Signer   Socket   `embed:"" prefix:"signer-" envprefix:"CALPE_SIGNER_" group:"Anchor keys"`
 	Network  string   `help:"Bitcoin network: mainnet, testnet4, signet, regtest, simnet." env:"CALPE_NETWORK" default:"mainnet"`
 	Logging  Logging  `embed:"" prefix:"log-" envprefix:"CALPE_LOG_" group:"Log output"`
 }
@@ -66,6 +67,11 @@ type Bitcoin struct {
 // Wallet says how the keystore opens.
 type Wallet struct {
 	PassphraseFile string `help:"File that holds the passphrase of wallet.age. Without it the systemd credential wallet-passphrase, or wallet.passphrase in the folder of keys." env:"PASSPHRASE_FILE" type:"path"`
+}
+
+// Socket says where the signer is.
+type Socket struct {
+	Socket string `help:"Unix socket of the policy signer, which has wallet.age then. Empty: this process has it, and signs by the same policy." env:"SOCKET" type:"path"`
 }
 
 // Logging says what is logged; it goes to the standard error stream.

@@ -29,7 +29,7 @@ type initCommand struct {
 }
 
 // Run makes every key that isn't there yet, and touches none that is.
-func (c *initCommand) Run(_ context.Context, a *app) error {
+func (c *initCommand) Run(ctx context.Context, a *app) error {
 	network, err := a.network()
 	if err != nil {
 		return err
@@ -40,16 +40,20 @@ func (c *initCommand) Run(_ context.Context, a *app) error {
 	if err := os.MkdirAll(a.Keys, 0o700); err != nil {
 		return fmt.Errorf("make the folder of keys: %w", err)
 	}
-	for _, k := range []struct {
+	type newKey struct {
 		file string
 		make func(path string) error
-	}{
+	}
+	missing := []newKey{
 		{keyringFile, func(path string) error { return keyring.Create(path, a.now()) }},
 		{checkpointFile, func(path string) error { return createKey(path, c.Origin) }},
 		{acknowledgementFile, func(path string) error { return createKey(path, receipt.AcknowledgementKeyName(c.Origin)) }},
 		{statementFile, func(path string) error { return createKey(path, receipt.StatementKeyName(c.Origin)) }},
-		{walletFile, func(path string) error { return a.createWallet(path, network) }},
-	} {
+	}
+	if a.Signer.Socket == "" { // else the anchor keys are the signer's
+		missing = append(missing, newKey{walletFile, func(path string) error { return a.createWallet(path, network) }})
+	}
+	for _, k := range missing {
 		path := filepath.Join(a.Keys, k.file)
 		if _, err := os.Stat(path); err == nil {
 			fmt.Fprintf(a.stdout, "kept     %s\n", path)
@@ -62,12 +66,12 @@ func (c *initCommand) Run(_ context.Context, a *app) error {
 		}
 		fmt.Fprintf(a.stdout, "made     %s\n", path)
 	}
-	keys, err := a.loadWallet()
+	_, address, err := a.anchorScript(ctx)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(a.stdout, "\nBack this folder up now, off this machine: without keyring.json no document can ever be read again.\n"+
-		"Then pay the first coin to\n\n    %s\n\nand, when it is in a block, run \"calped log create\".\n", keys.Current().Address())
+		"Then pay the first coin to\n\n    %s\n\nand, when it is in a block, run \"calped log create\".\n", address)
 	return nil
 }
 

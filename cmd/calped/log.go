@@ -10,7 +10,6 @@ import (
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/anchor"
 	"github.com/calpe/calpe/anchor/bitcoin"
-	"github.com/calpe/calpe/anchor/wallet"
 	"github.com/calpe/calpe/receipt"
 	"github.com/calpe/calpe/storage/postgres"
 )
@@ -86,7 +85,7 @@ func (c *logCreate) findCoin(ctx context.Context, a *app) (anchor.Deposit, calpe
 	if err != nil {
 		return anchor.Deposit{}, calpe.BlockHash{}, err
 	}
-	keys, err := a.loadWallet()
+	script, address, err := a.anchorScript(ctx)
 	if err != nil {
 		return anchor.Deposit{}, calpe.BlockHash{}, err
 	}
@@ -102,11 +101,10 @@ func (c *logCreate) findCoin(ctx context.Context, a *app) (anchor.Deposit, calpe
 	if err != nil {
 		return anchor.Deposit{}, calpe.BlockHash{}, err
 	}
-	key := keys.Current()
-	deposit, err := c.deposit(ctx, node, key)
+	deposit, err := c.deposit(ctx, node, script)
 	if errors.Is(err, anchor.ErrNoDeposit) {
 		return anchor.Deposit{}, calpe.BlockHash{}, fmt.Errorf(
-			"%w: pay at least %d sat to %s, wait until that is in a block, and run this again", err, leastFirstCoin, key.Address())
+			"%w: pay at least %d sat to %s, wait until that is in a block, and run this again", err, leastFirstCoin, address)
 	}
 	return deposit, genesis, err
 }
@@ -114,13 +112,13 @@ func (c *logCreate) findCoin(ctx context.Context, a *app) (anchor.Deposit, calpe
 // leastFirstCoin is what the default caps need for the first anchor and its change.
 const leastFirstCoin = 50_000
 
-func (c *logCreate) deposit(ctx context.Context, node *bitcoin.Client, key *wallet.Key) (anchor.Deposit, error) {
+func (c *logCreate) deposit(ctx context.Context, node *bitcoin.Client, script []byte) (anchor.Deposit, error) {
 	if c.Coin != "" {
 		outpoint, err := calpe.ParseOutpoint(c.Coin)
 		if err != nil {
 			return anchor.Deposit{}, err
 		}
-		return anchor.LocateDeposit(ctx, node, key.Script(), outpoint)
+		return anchor.LocateDeposit(ctx, node, script, outpoint)
 	}
 	tip, _, err := node.BestBlock(ctx)
 	if err != nil {
@@ -130,7 +128,7 @@ func (c *logCreate) deposit(ctx context.Context, node *bitcoin.Client, key *wall
 	if tip > c.SearchBlocks {
 		from = tip - c.SearchBlocks
 	}
-	return anchor.FindDeposit(ctx, node, key.Script(), from, leastFirstCoin)
+	return anchor.FindDeposit(ctx, node, script, from, leastFirstCoin)
 }
 
 // create writes the first coin, then the deployment with entry 0.

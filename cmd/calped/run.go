@@ -31,6 +31,7 @@ type cli struct {
 	Migrate migrateCommand `cmd:"" help:"Bring the database's schema up to this version."`
 	Init    initCommand    `cmd:"" help:"Make the service's keys, once, before anything else."`
 	Wallet  walletCommand  `cmd:"" help:"The anchor wallet: its address and its coin."`
+	Signer  signerCommand  `cmd:"" help:"The policy signer: a process of its own that holds the anchor keys."`
 	Log     logCommand     `cmd:"" help:"Create the log."`
 	Agency  agencyCommand  `cmd:"" help:"The agencies that may certify documents."`
 	Token   tokenCommand   `cmd:"" help:"API tokens."`

@@ -82,7 +82,7 @@ func (c *serveCommand) open(ctx context.Context, a *app) (_ *service, err error)
 	if s.recorder, err = a.newRecorder(s.db, s.objects, published, s.identity, keys, c.Promise); err != nil {
 		return nil, err
 	}
-	if err := s.openEngine(c); err != nil {
+	if err := s.openEngine(ctx, c, published); err != nil {
 		return nil, err
 	}
 	return s, s.openIntake(c, published)
@@ -152,7 +152,7 @@ func (s *service) openSealer(c *serveCommand, keys signingKeys, published *batch
 	return err
 }
 
-func (s *service) openEngine(c *serveCommand) error {
+func (s *service) openEngine(ctx context.Context, c *serveCommand, published *batch.Log) error {
 	caps, fallback, err := c.caps()
 	if err != nil {
 		return err
@@ -162,11 +162,7 @@ func (s *service) openEngine(c *serveCommand) error {
 	if err != nil {
 		return err
 	}
-	keys, err := s.app.loadWallet()
-	if err != nil {
-		return err
-	}
-	signer, err := wallet.New(wallet.Config{Keys: keys, Caps: caps})
+	signer, err := s.newSigner(ctx, caps, published)
 	if err != nil {
 		return err
 	}

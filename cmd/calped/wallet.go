@@ -15,12 +15,12 @@ type walletCommand struct {
 
 type walletAddress struct{}
 
-func (c *walletAddress) Run(_ context.Context, a *app) error {
-	keys, err := a.loadWallet()
+func (c *walletAddress) Run(ctx context.Context, a *app) error {
+	_, address, err := a.anchorScript(ctx)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(a.stdout, keys.Current().Address())
+	fmt.Fprintln(a.stdout, address)
 	return nil
 }
 
