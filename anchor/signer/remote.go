@@ -69,7 +69,7 @@ func (r *Remote) exchange(ctx context.Context, content []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	conn, ok := c.(*net.UnixConn)
 	if !ok {
 		return nil, errors.New("not a Unix socket")

@@ -56,7 +56,7 @@ func (s *Server) Serve(ctx context.Context, listener *net.UnixListener) error {
 		conn, err := listener.AcceptUnix()
 		if ctx.Err() != nil {
 			if err == nil {
-				conn.Close()
+				_ = conn.Close()
 			}
 			return nil
 		}
@@ -71,7 +71,7 @@ func (s *Server) Serve(ctx context.Context, listener *net.UnixListener) error {
 }
 
 func (s *Server) serve(ctx context.Context, conn *net.UnixConn) {
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	user, err := peerUser(conn)
 	if err != nil || !slices.Contains(s.cfg.Users, user) {
 		s.cfg.Logger.ErrorContext(ctx, "refused a connection", slog.Uint64("user", uint64(user)), slog.Any("cause", err))

@@ -87,7 +87,7 @@ func (c *signerServe) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	defer state.Close()
+	defer func() { _ = state.Close() }()
 	policy, err := signer.NewPolicy(signer.PolicyConfig{Keys: keys, Caps: caps, State: state, Now: a.now, Logger: a.log})
 	if err != nil {
 		return err
