@@ -50,7 +50,7 @@ func (e *Engine) create(ctx context.Context, epoch uint64, a ledger.Attempt) err
 	// sent before wait for a block as they did.
 	commitpoint.Reached(commitpoint.AttemptStored)
 	e.cfg.Logger.InfoContext(ctx, "anchor attempt created", slog.Any("txid", a.TxID), slog.Int("attempt", a.N), slog.Uint64("size", a.Size),
-		slog.Int64("fee_sat", a.Fee), slog.Float64("sat_per_vb", float64(a.Fee)/float64(a.VSize)))
+		slog.Int64("fee_sat", a.Fee), slog.Float64("sat_per_vb", float64(a.Fee)/float64(a.VSize)), slog.Int("deposits", len(a.Inputs)-1))
 	return nil
 }
 
@@ -105,7 +105,7 @@ func (e *Engine) sendIsDue(a ledger.Attempt, tip ledger.Block) bool {
 // sendNewest hands over the newest signed attempt, which pays the most. If the
 // node refuses it, it gets the one that a node took before, which it may have lost.
 func (e *Engine) sendNewest(ctx context.Context, epoch uint64, attempts []ledger.Attempt, snap ledger.Snapshot) error {
-	a, ok := newest(attempts, func(a ledger.Attempt) bool { return a.Raw != nil })
+	a, ok := newest(attempts, func(a ledger.Attempt) bool { return a.State == ledger.Signed || a.State == ledger.Sent })
 	if !ok || !e.sendIsDue(a, snap.Tip) {
 		return nil
 	}

@@ -131,7 +131,11 @@ func TestStoreRefusals(t *testing.T) {
 			"rewind to what isn't there":   {func(e uint64) error { return store.Rewind(ctx, e, tip, ledger.Block{Height: 1, Hash: other}) }, ledger.ErrConflict},
 			"find a coin that isn't lost":  {event(ctx, store, next, ledger.Event{Found: &ledger.FoundCoin{Coin: a.Coin}}), ledger.ErrConflict},
 			"spend a coin that isn't live": {event(ctx, store, next, ledger.Event{Foreign: &ledger.ForeignSpend{Coin: calpe.Outpoint{TxID: other}, TxID: other}}), ledger.ErrConflict},
-			"mine what isn't there":        {event(ctx, store, next, ledger.Event{Mined: &ledger.MinedAttempt{Coin: a.Coin, Evidence: calpe.Anchor{TxID: other}}}), ledger.ErrConflict},
+			"a deposit again":              {event(ctx, store, next, ledger.Event{Deposit: before.Live}), ledger.ErrConflict},
+			"mine with a deposit that isn't there": {event(ctx, store, next, ledger.Event{Mined: &ledger.MinedAttempt{
+				Coin: a.Coin, Deposits: []calpe.Outpoint{{TxID: other}}, Evidence: calpe.Anchor{TxID: a.TxID},
+			}}), ledger.ErrConflict},
+			"mine what isn't there": {event(ctx, store, next, ledger.Event{Mined: &ledger.MinedAttempt{Coin: a.Coin, Evidence: calpe.Anchor{TxID: other}}}), ledger.ErrConflict},
 		}
 		for name, row := range writes {
 			if err := row.write(1); !errors.Is(err, row.want) {
@@ -320,10 +324,43 @@ func checkReads(t *testing.T, w *world, pg *postgres.Anchors) {
 		t.Errorf("anchor of a size that isn't anchored: %v", err)
 	}
 	attempts, err := pg.Attempts(ctx, 1)
-	if err != nil || len(attempts) != 1 || len(attempts[0].Inputs) != 1 {
+	if err != nil || len(attempts) != 1 || len(attempts[0].Inputs) == 0 {
 		t.Errorf("newest attempt: %+v, %v", attempts, err)
 	}
+	checkMovements(t, w, pg)
 	if c, err := pg.LiveCoin(ctx); err != nil || c.Outpoint != w.snapshot().Live.Outpoint {
 		t.Errorf("live coin: %+v, %v", c, err)
+	}
+}
+
+// checkMovements: every satoshi of the coin and of the deposits is accounted for.
+func checkMovements(t *testing.T, w *world, pg *postgres.Anchors) {
+	t.Helper()
+	all, err := pg.Movements(t.Context())
+	if err != nil || len(all) < 2 || all[0].Kind != ledger.MovedIn {
+		t.Fatalf("%d movements, the first is %+v (%v)", len(all), all[0], err)
+	}
+	var sum int64
+	var size uint64
+	for i, m := range all {
+		sum += m.Amount
+		if block := w.node.chain[m.Height]; !m.Time.Equal(block.Header.Timestamp) || i > 0 && m.Height < all[i-1].Height || sum < 0 {
+			t.Errorf("movement %d is %+v; after it there are %d sat", i, m, sum)
+		}
+		if m.Kind == ledger.MovedFee {
+			if m.Fee <= 0 || m.Amount != -m.Fee || m.FeeRate() < ledger.SatPerVB || m.Size <= size {
+				t.Errorf("anchor after size %d: %+v", size, m)
+			}
+			size = m.Size
+		}
+	}
+	snap := w.snapshot()
+	want := snap.Live.Value
+	deposits, err := pg.Deposits(t.Context())
+	for _, d := range deposits {
+		want += d.Value
+	}
+	if err != nil || sum != want || size != snap.Anchored {
+		t.Errorf("movements come to %d sat and %d entries, there are %d and %d (%v)", sum, size, want, snap.Anchored, err)
 	}
 }

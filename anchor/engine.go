@@ -178,12 +178,17 @@ type Config struct {
 	Raise    ledger.FeeRate // least difference between two attempts: nodes' incremental relay fee [1 sat/vB, the least]
 	Interval time.Duration  // least time between two anchors [1 hour]
 	Depth    uint32         // confirmations from which an anchor is final [6]
-	Resend   time.Duration  // an unmined attempt is sent again at each block and this often [10 minutes]
-	Poll     time.Duration  // [5 seconds]
-	StepTime time.Duration  // longest time of one step; what it doesn't finish, the next one does [10 minutes]
-	Wake     <-chan struct{}
-	Now      func() time.Time
-	Logger   *slog.Logger
+	// MinDeposit is the smallest payment to the anchor script, in satoshis, that is
+	// noticed: the address is public, and dust costs more than it is worth. By
+	// default it is [wallet.Caps.MinDeposit].
+	MinDeposit int64
+	LowFunds   int64         // fewer anchors left, at the present rate, are an alarm [100]
+	Resend     time.Duration // an unmined attempt is sent again at each block and this often [10 minutes]
+	Poll       time.Duration // [5 seconds]
+	StepTime   time.Duration // longest time of one step; what it doesn't finish, the next one does [10 minutes]
+	Wake       <-chan struct{}
+	Now        func() time.Time
+	Logger     *slog.Logger
 	// StopIntake is called with an error that is [ErrAheadOfLog], in every step in
 	// which that holds. Nothing may be recorded from then on until the database has
 	// been compared with what is published and anchored. It must not block.
@@ -201,6 +206,8 @@ type Engine struct {
 	// attempt before the next block, and limit why. Only Step uses them.
 	offeredAt calpe.BlockHash
 	limit     Limit
+	// funds is what was last said of the funds in the log. Only Step uses it.
+	funds wallet.FundsState
 
 	mu     sync.Mutex
 	status Status
@@ -208,12 +215,12 @@ type Engine struct {
 
 // Status is how the engine stood at the end of its last step.
 type Status struct {
-	Time        time.Time    // of that end; zero before the first
-	Tip         ledger.Block // newest block followed
-	Coin        *ledger.Coin // that the next attempt spends; nil if there is none
-	AnchorsLeft int64        // that the coin pays for when each costs the caps
-	Limit       Limit        // that holds the fee of the anchor that waits
-	Err         error        // of the step; nil if all was well
+	Time  time.Time    // of that end; zero before the first
+	Tip   ledger.Block // newest block followed
+	Coin  *ledger.Coin // that the next attempt spends; nil if there is none
+	Funds wallet.Funds // at the rate of the newest attempt
+	Limit Limit        // that holds the fee of the anchor that waits
+	Err   error        // of the step; nil if all was well
 }
 
 // New checks the configuration and makes an engine. It contacts nothing.
@@ -230,6 +237,7 @@ func New(cfg Config) (*Engine, error) {
 	cfg.Resend = cmp.Or(cfg.Resend, 10*time.Minute)
 	cfg.Poll = cmp.Or(cfg.Poll, 5*time.Second)
 	cfg.StepTime = cmp.Or(cfg.StepTime, 10*time.Minute)
+	cfg.LowFunds = cmp.Or(cfg.LowFunds, 100)
 	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -248,6 +256,9 @@ func New(cfg Config) (*Engine, error) {
 	}
 	if cfg.Target < 2 || cfg.Target > 25 {
 		return nil, fmt.Errorf("target of %d blocks is not from 2 to 25", cfg.Target)
+	}
+	if cfg.MinDeposit = cmp.Or(cfg.MinDeposit, cfg.Caps.MinDeposit()); cfg.MinDeposit < wallet.Dust {
+		return nil, fmt.Errorf("smallest deposit of %d sat is below the %d sat that nodes relay", cfg.MinDeposit, wallet.Dust)
 	}
 	return &Engine{cfg: cfg}, nil
 }
@@ -320,10 +331,7 @@ func (e *Engine) Step(ctx context.Context, epoch uint64) error {
 	defer e.mu.Unlock()
 	e.status.Time, e.status.Err, e.status.Limit = e.cfg.Now(), err, e.limit
 	if snap.Tip != (ledger.Block{}) {
-		e.status.Tip, e.status.Coin, e.status.AnchorsLeft = snap.Tip, snap.Live, 0
-		if snap.Live != nil {
-			e.status.AnchorsLeft = e.cfg.Caps.AnchorsLeft(snap.Live.Value, e.cfg.Caps.FeeRate)
-		}
+		e.status.Tip, e.status.Coin, e.status.Funds = snap.Tip, snap.Live, e.reckon(ctx, snap)
 	}
 	return err
 }

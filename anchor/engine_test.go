@@ -56,7 +56,7 @@ func TestLifecycle(t *testing.T) {
 		t.Fatalf("second attempt: %+v", b)
 	}
 	w.settle()
-	if s := w.engine.Status(); s.Err != nil || s.Coin == nil || s.AnchorsLeft != (s.Coin.Value-w.caps.Reserve())/w.caps.Fee || s.Tip.Height != uint32(w.node.height()) {
+	if s := w.engine.Status(); s.Err != nil || s.Coin == nil || s.Funds.LeftAtCap != (s.Coin.Value-w.caps.Reserve())/w.caps.Fee || s.Tip.Height != uint32(w.node.height()) {
 		t.Fatalf("status: %+v", s)
 	}
 }
@@ -122,9 +122,16 @@ var errFault = errors.New("scripted fault")
 // attempt per coin, and whatever was sent had been stored.
 func TestEveryFault(t *testing.T) {
 	type crash struct{}
-	run := func(t *testing.T, at int, applied, dies bool) (calls int) {
-		w := newWorld(t, newMemStore())
-		w.log.grow(7)
+	run := func(t *testing.T, at int, applied, dies, poor bool) (calls int) {
+		w, deepest := newWorld(t, newMemStore()), 2
+		if poor { // the coin is empty, the deposit that heals it is reorganised, too
+			w, deepest = poorWorld(t, newMemStore()), 4
+			w.stepWants(wallet.ErrOutOfFunds)
+			w.deposit(50_000)
+			w.log.grow(6)
+		} else {
+			w.log.grow(7)
+		}
 		fault := func(string) (bool, error) {
 			calls++
 			switch {
@@ -138,8 +145,8 @@ func TestEveryFault(t *testing.T) {
 		w.node.fault, w.faults.fault = fault, fault
 		for i := range 14 {
 			if i == 3 { // the anchor is two blocks deep, and goes into another one
-				w.node.cut(2, true)
-				w.node.empty(3)
+				w.node.cut(deepest, true)
+				w.node.empty(deepest + 1)
 			}
 			before := calls
 			func() {
@@ -174,15 +181,17 @@ func TestEveryFault(t *testing.T) {
 	}
 	for _, dies := range []bool{false, true} {
 		for _, applied := range []bool{false, true} {
-			t.Run(fmt.Sprintf("dies=%v/applied=%v", dies, applied), func(t *testing.T) {
-				total := run(t, 0, true, false)
-				if total < 120 {
-					t.Fatalf("the run makes %d calls only", total)
-				}
-				for at := 1; at <= total; at++ {
-					run(t, at, applied, dies)
-				}
-			})
+			for _, poor := range []bool{false, true} {
+				t.Run(fmt.Sprintf("dies=%v/applied=%v/poor=%v", dies, applied, poor), func(t *testing.T) {
+					total := run(t, 0, true, false, poor)
+					if total < 120 {
+						t.Fatalf("the run makes %d calls only", total)
+					}
+					for at := 1; at <= total; at++ {
+						run(t, at, applied, dies, poor)
+					}
+				})
+			}
 		}
 	}
 }
@@ -835,6 +844,10 @@ func randomLife(t *testing.T, w *world, r *rand.Rand, steps int) {
 			w.node.lag = r.IntN(3) * r.IntN(2)
 		case 8:
 			w.now = w.now.Add(time.Duration(r.IntN(90)) * time.Minute)
+		case 9:
+			if r.IntN(4) == 0 {
+				w.randomDeposit(r)
+			}
 		}
 		if err := w.step(); errors.Is(err, ledger.ErrConflict) || errors.Is(err, calpe.ErrLostLeadership) {
 			t.Fatalf("step: %v", err)

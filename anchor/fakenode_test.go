@@ -40,7 +40,9 @@ type fakeNode struct {
 	raise   ledger.FeeRate // incremental relay fee; 0 is 1 sat/vB
 	answer  *ledger.Answer // to every Send, instead of its own
 	// refuse gives an answer to what the node would take otherwise.
-	refuse func(tx *wire.MsgTx) *ledger.Answer
+	refuse   func(tx *wire.MsgTx) *ledger.Answer
+	coinbase []byte         // script that coinbases pay to
+	deny     calpe.Outpoint // an output that the node says is spent
 
 	// fault decides over each call: an error before it is applied, after it, or none.
 	fault func(method string) (apply bool, err error)
@@ -62,7 +64,7 @@ func newFakeNode(t *testing.T) *fakeNode {
 	genesis := chaincfg.RegressionNetParams.GenesisBlock
 	n := &fakeNode{
 		t: t, byHash: map[calpe.BlockHash]*wire.MsgBlock{}, mempool: map[calpe.BlockHash]*wire.MsgTx{},
-		chain: []*wire.MsgBlock{genesis}, network: calpe.Regtest,
+		chain: []*wire.MsgBlock{genesis}, network: calpe.Regtest, coinbase: []byte{txscript.OP_TRUE},
 	}
 	n.byHash[calpe.BlockHash(genesis.BlockHash())] = genesis
 	return n
@@ -73,19 +75,13 @@ func (n *fakeNode) mine(txs ...*wire.MsgTx) *wire.MsgBlock {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if txs == nil {
-		for _, tx := range n.mempool {
-			txs = append(txs, tx)
-		}
-		slices.SortFunc(txs, func(a, b *wire.MsgTx) int { // parents first is enough here: conflicts aren't in a mempool
-			x, y := a.TxHash(), b.TxHash()
-			return bytes.Compare(x[:], y[:])
-		})
+		txs = n.candidates()
 	}
 	n.extra++
 	coinbase := wire.NewMsgTx(1)
 	script := binary.LittleEndian.AppendUint64([]byte{8}, n.extra)
 	coinbase.AddTxIn(wire.NewTxIn(&wire.OutPoint{Index: 0xffffffff}, script, nil))
-	coinbase.AddTxOut(wire.NewTxOut(50e8, []byte{txscript.OP_TRUE}))
+	coinbase.AddTxOut(wire.NewTxOut(50e8, n.coinbase))
 	tip := n.chain[len(n.chain)-1]
 	block := wire.NewMsgBlock(&wire.BlockHeader{
 		Version: 4, PrevBlock: tip.BlockHash(), Timestamp: tip.Header.Timestamp.Add(10 * time.Minute), Bits: 0x207fffff,
@@ -98,14 +94,47 @@ func (n *fakeNode) mine(txs ...*wire.MsgTx) *wire.MsgBlock {
 	block.Header.MerkleRoot = chainhash.Hash(root)
 	n.chain = append(n.chain, block)
 	n.byHash[calpe.BlockHash(block.BlockHash())] = block
-	unspent := n.unspent()
-	for id, tx := range n.mempool { // what a block spends leaves the mempool, with what conflicts
-		if slices.ContainsFunc(tx.TxIn, func(in *wire.TxIn) bool { _, ok := unspent[in.PreviousOutPoint]; return !ok }) {
-			delete(n.mempool, id)
-		}
+	for _, tx := range txs {
+		delete(n.mempool, calpe.BlockHash(tx.TxHash()))
+	}
+	kept := n.candidates() // what a block spends leaves the mempool, with what conflicts
+	n.mempool = map[calpe.BlockHash]*wire.MsgTx{}
+	for _, tx := range kept {
+		n.mempool[calpe.BlockHash(tx.TxHash())] = tx
 	}
 	return block
 }
+
+// candidates are the transactions of the mempool that a block may hold, in an
+// order in which it may: what a lagging node took can be spent already.
+func (n *fakeNode) candidates() (txs []*wire.MsgTx) {
+	ids := slices.SortedFunc(maps.Keys(n.mempool), func(a, b calpe.BlockHash) int { return bytes.Compare(a[:], b[:]) })
+	unspent := maps.Clone(n.unspentIn(n.chain))
+	for progress := true; progress; {
+		progress = false
+		ids = slices.DeleteFunc(ids, func(id calpe.BlockHash) bool {
+			tx := n.mempool[id]
+			if slices.ContainsFunc(tx.TxIn, func(in *wire.TxIn) bool {
+				_, ok := unspent[in.PreviousOutPoint]
+				return !ok && in.PreviousOutPoint.Index != fromNowhere
+			}) {
+				return false
+			}
+			for _, in := range tx.TxIn {
+				delete(unspent, in.PreviousOutPoint)
+			}
+			for vout, out := range tx.TxOut {
+				unspent[wire.OutPoint{Hash: tx.TxHash(), Index: uint32(vout)}] = chainOutput{TxOut: out}
+			}
+			txs, progress = append(txs, tx), true
+			return true
+		})
+	}
+	return txs
+}
+
+// fromNowhere is the output that payments spend, of transactions that there never were.
+const fromNowhere = 777
 
 // empty mines n blocks without any transaction.
 func (n *fakeNode) empty(count int) {
@@ -166,7 +195,7 @@ func (n *fakeNode) pay(script []byte, value int64) calpe.Outpoint {
 	n.extra++
 	tx := wire.NewMsgTx(2)
 	prev := chainhash.DoubleHashH(binary.LittleEndian.AppendUint64(nil, n.extra))
-	tx.AddTxIn(wire.NewTxIn(&wire.OutPoint{Hash: prev, Index: 7}, nil, nil))
+	tx.AddTxIn(wire.NewTxIn(&wire.OutPoint{Hash: prev, Index: fromNowhere}, nil, nil))
 	tx.AddTxOut(wire.NewTxOut(12_345, []byte{txscript.OP_TRUE}))
 	tx.AddTxOut(wire.NewTxOut(value, script))
 	n.mine(tx)
@@ -180,9 +209,10 @@ type chainOutput struct {
 
 func (n *fakeNode) visible() []*wire.MsgBlock { return n.chain[:max(1, len(n.chain)-n.lag)] }
 
-// unspent is computed once for each tip.
-func (n *fakeNode) unspent() map[wire.OutPoint]chainOutput {
-	chain := n.visible()
+func (n *fakeNode) unspent() map[wire.OutPoint]chainOutput { return n.unspentIn(n.visible()) }
+
+// unspentIn is computed once for each tip.
+func (n *fakeNode) unspentIn(chain []*wire.MsgBlock) map[wire.OutPoint]chainOutput {
 	tip := chain[len(chain)-1]
 	if n.outputs != nil && n.outputsAt == tip {
 		return n.outputs
@@ -281,14 +311,14 @@ func (n *fakeNode) TxOut(ctx context.Context, o calpe.Outpoint) (out bitcoin.TxO
 	err = n.call(ctx, "txout", func() {
 		chain := n.visible()
 		var found chainOutput
-		if found, ok = n.unspent()[wire.OutPoint{Hash: chainhash.Hash(o.TxID), Index: o.Vout}]; ok {
+		if found, ok = n.unspent()[wire.OutPoint{Hash: chainhash.Hash(o.TxID), Index: o.Vout}]; ok && o != n.deny {
 			out = bitcoin.TxOut{
 				Output:    ledger.Output{Value: found.Value, Script: found.PkScript},
 				BestBlock: calpe.BlockHash(chain[len(chain)-1].BlockHash()), Confirmations: uint32(len(chain) - found.height),
 			}
 		}
 	})
-	return out, ok && err == nil, err
+	return out, ok && err == nil && o != n.deny, err
 }
 
 func (n *fakeNode) FeeRate(ctx context.Context, _ int) (rate ledger.FeeRate, ok bool, err error) {
@@ -390,16 +420,21 @@ func (n *fakeNode) replace(tx *wire.MsgTx) (conflicts []calpe.BlockHash, refusal
 	return conflicts, nil
 }
 
-// fee of a transaction whose inputs are unspent in the chain.
+// fee of a transaction that is in the mempool or may get into it. Inputs that
+// the node doesn't see, because it lags, count for nothing.
 func (n *fakeNode) fee(tx *wire.MsgTx) (fee int64) {
 	unspent := n.unspent()
 	for _, in := range tx.TxIn {
-		fee += unspent[in.PreviousOutPoint].Value
+		if out, ok := unspent[in.PreviousOutPoint]; ok {
+			fee += out.Value
+		} else if parent, ok := n.mempool[calpe.BlockHash(in.PreviousOutPoint.Hash)]; ok {
+			fee += parent.TxOut[in.PreviousOutPoint.Index].Value
+		}
 	}
 	for _, out := range tx.TxOut {
 		fee -= out.Value
 	}
-	return fee
+	return max(0, fee)
 }
 
 func weightOf(tx *wire.MsgTx) int { return 3*tx.SerializeSizeStripped() + tx.SerializeSize() }

@@ -70,15 +70,16 @@ func (e *Engine) next(ctx context.Context, snap ledger.Snapshot, attempts []ledg
 }
 
 // bumpIsDue says whether the coin wants another attempt: once a block, when the
-// goal is missed, when the node asks for more, or when the newest couldn't be
-// signed.
+// goal is missed, when the node asks for more, when the newest couldn't be signed,
+// or when a reorganisation took the deposits of all of them away.
 func (e *Engine) bumpIsDue(attempts []ledger.Attempt, tip ledger.Block) bool {
 	first, newest := attempts[0], attempts[len(attempts)-1]
 	if newest.Tip >= tip.Height || e.offeredAt == tip.Hash {
 		return false
 	}
 	late := int64(tip.Height)-int64(first.Tip) >= int64(e.cfg.Target) || e.cfg.Now().Sub(first.Created) >= e.cfg.Patience
-	return late || newest.Answer.Kind == ledger.FeeTooLow || newest.Raw == nil
+	none := !slices.ContainsFunc(attempts, func(a ledger.Attempt) bool { return a.State.Unmined() })
+	return late || none || newest.Answer.Kind == ledger.FeeTooLow || newest.Raw == nil
 }
 
 // payload is what to anchor now: the newest root. A first attempt waits for its
@@ -133,11 +134,15 @@ func (e *Engine) offer(ctx context.Context, snap ledger.Snapshot, attempts []led
 		return nil, limit, nil
 	}
 	bid := wallet.Outbid(attempts, e.cfg.Raise)
-	a, err := wallet.BuildAttempt(wallet.Build{
-		Coin:    ledger.Input{Outpoint: snap.Live.Outpoint, Output: snap.Live.Output},
-		Change:  e.cfg.Signer.Script(),
+	deposits, err := e.joining(ctx, snap, rate)
+	if err != nil {
+		return nil, NoLimit, err
+	}
+	a, err := e.build(wallet.Build{
+		Coin:  ledger.Input{Outpoint: snap.Live.Outpoint, Output: snap.Live.Output},
+		Extra: deposits, Change: e.cfg.Signer.Script(),
 		Payload: payload, FeeRate: rate, Bid: bid, Caps: e.cfg.Caps,
-	})
+	}, budget)
 	switch {
 	case errors.Is(err, wallet.ErrOutOfFunds):
 		if len(attempts) > 0 {

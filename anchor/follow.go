@@ -18,8 +18,17 @@ import (
 
 // watch is what a block is searched for. It moves along while blocks connect.
 type watch struct {
-	live *ledger.Coin // whose spender is looked for
-	void *ledger.Coin // whose transaction is looked for
+	live     *ledger.Coin                   // whose spender is looked for
+	void     *ledger.Coin                   // whose transaction is looked for
+	deposits map[calpe.Outpoint]ledger.Coin // spenders of live ones are looked for, and transactions of void ones
+}
+
+func newWatch(snap ledger.Snapshot) *watch {
+	w := &watch{live: snap.Live, void: snap.Void, deposits: map[calpe.Outpoint]ledger.Coin{}}
+	for _, d := range snap.Deposits {
+		w.deposits[d.Outpoint] = d
+	}
+	return w
 }
 
 // follow brings the journal to the node's tip.
@@ -37,9 +46,9 @@ func (e *Engine) follow(ctx context.Context, epoch uint64, snap ledger.Snapshot)
 			return err
 		}
 	}
-	w, tip := watch{live: snap.Live, void: snap.Void}, snap.Tip
+	w, tip := newWatch(snap), snap.Tip
 	for tip.Height < height {
-		if tip, err = e.connect(ctx, epoch, tip, &w); err != nil {
+		if tip, err = e.connect(ctx, epoch, tip, w); err != nil {
 			return err
 		}
 	}
@@ -182,27 +191,66 @@ func newBlock(height uint32, hash calpe.BlockHash, msg *wire.MsgBlock) (ledger.B
 // can hold several links of the chain of coins.
 func (e *Engine) scan(ctx context.Context, b ledger.Block, msg *wire.MsgBlock, w *watch) ([]ledger.Event, error) {
 	var events []ledger.Event
-	for i, tx := range msg.Transactions {
-		if w.void != nil && calpe.BlockHash(tx.TxHash()) == w.void.Outpoint.TxID {
+	for i, txid := range bitcoin.TxIDs(msg) {
+		tx := msg.Transactions[i]
+		if w.void != nil && txid == w.void.Outpoint.TxID {
 			coin := *w.void
 			coin.State, coin.Height = ledger.CoinLive, b.Height
 			w.live, w.void = &coin, nil
 			events = append(events, ledger.Event{Found: &ledger.FoundCoin{Coin: coin.Outpoint}})
 		}
-		if w.live == nil || !spends(tx, w.live.Outpoint) {
-			continue
+		deposits := w.takeDeposits(tx)
+		if w.live != nil && spends(tx, w.live.Outpoint) {
+			ev, err := e.spend(ctx, b, msg, uint32(i), *w.live, deposits)
+			if err != nil {
+				return nil, err
+			}
+			w.live = nil
+			if ev.Mined != nil {
+				w.live, deposits = &ev.Mined.Next, nil
+			}
+			events = append(events, ev)
 		}
-		ev, err := e.spend(ctx, b, msg, uint32(i), *w.live)
-		if err != nil {
-			return nil, err
+		for _, d := range deposits {
+			events = append(events, ledger.Event{Foreign: &ledger.ForeignSpend{Coin: d.Outpoint, TxID: txid}})
 		}
-		w.live = nil
-		if ev.Mined != nil {
-			w.live = &ev.Mined.Next
+		if i > 0 { // a coinbase can't be spent for 100 blocks: it is no deposit
+			events = append(events, e.findDeposits(b, tx, txid, w)...)
 		}
-		events = append(events, ev)
 	}
 	return events, nil
+}
+
+// takeDeposits takes the live deposits that a transaction spends out of the watch.
+func (w *watch) takeDeposits(tx *wire.MsgTx) (taken []ledger.Coin) {
+	for _, in := range tx.TxIn {
+		o := calpe.Outpoint{TxID: calpe.BlockHash(in.PreviousOutPoint.Hash), Vout: in.PreviousOutPoint.Index}
+		if d, ok := w.deposits[o]; ok && d.State == ledger.CoinLive {
+			taken = append(taken, d)
+			delete(w.deposits, o)
+		}
+	}
+	return taken
+}
+
+// findDeposits finds what a transaction pays to a key of ours: every output that is
+// large enough, or that was noticed before a reorganisation, and is no coin of
+// the chain.
+func (e *Engine) findDeposits(b ledger.Block, tx *wire.MsgTx, txid calpe.BlockHash, w *watch) (events []ledger.Event) {
+	for vout, out := range tx.TxOut {
+		o := calpe.Outpoint{TxID: txid, Vout: uint32(vout)}
+		_, known := w.deposits[o]
+		if !known && out.Value < e.cfg.MinDeposit || w.live != nil && w.live.Outpoint == o || !e.cfg.Signer.Owns(out.PkScript) {
+			continue
+		}
+		d := ledger.Coin{
+			Outpoint: o, Output: ledger.Output{Value: out.Value, Script: slices.Clone(out.PkScript)},
+			Kind: ledger.DepositCoin, State: ledger.CoinLive, Height: b.Height,
+		}
+		w.deposits[o] = d
+		events = append(events, ledger.Event{Deposit: &d})
+	}
+	return events
 }
 
 func spends(tx *wire.MsgTx, o calpe.Outpoint) bool {
@@ -213,8 +261,8 @@ func spends(tx *wire.MsgTx, o calpe.Outpoint) bool {
 
 // spend says what the spender of the live coin is: an attempt; a transaction of
 // ours that this database has no row of, because it is an older copy; or
-// somebody else's.
-func (e *Engine) spend(ctx context.Context, b ledger.Block, msg *wire.MsgBlock, position uint32, coin ledger.Coin) (ledger.Event, error) {
+// somebody else's. The deposits are those that it spends, too.
+func (e *Engine) spend(ctx context.Context, b ledger.Block, msg *wire.MsgBlock, position uint32, coin ledger.Coin, deposits []ledger.Coin) (ledger.Event, error) {
 	tx := msg.Transactions[position]
 	txid := calpe.BlockHash(tx.TxHash())
 	_, known, err := e.cfg.Store.Attempt(ctx, txid)
@@ -240,8 +288,11 @@ func (e *Engine) spend(ctx context.Context, b ledger.Block, msg *wire.MsgBlock, 
 		Output:   ledger.Output{Value: tx.TxOut[1].Value, Script: slices.Clone(tx.TxOut[1].PkScript)},
 		Kind:     ledger.ChainCoin, State: ledger.CoinLive, MadeBy: txid, Height: b.Height,
 	}}
+	for _, d := range deposits {
+		mined.Deposits = append(mined.Deposits, d.Outpoint)
+	}
 	if !known {
-		mined.Import = e.importAttempt(tx, coin, mined)
+		mined.Import = e.importAttempt(tx, coin, deposits, mined)
 	}
 	return ledger.Event{Mined: mined}, nil
 }
@@ -256,17 +307,23 @@ func readAnchor(tx *wire.MsgTx, coin calpe.Outpoint) (calpe.Payload, bool) {
 	return payload, err == nil && payload.Size > 0 && tx.TxOut[0].Value == 0 && tx.TxOut[1].Value > 0
 }
 
-// importAttempt makes the row that a restored database lacks. Of inputs beyond
-// the coin the values aren't known, so the fee isn't either: it is 0 then.
-func (e *Engine) importAttempt(tx *wire.MsgTx, coin ledger.Coin, m *ledger.MinedAttempt) *ledger.Attempt {
+// importAttempt makes the row that a restored database lacks. If an input is
+// neither the coin nor a deposit, its value isn't known, so the fee isn't either:
+// it is 0 then.
+func (e *Engine) importAttempt(tx *wire.MsgTx, coin ledger.Coin, deposits []ledger.Coin, m *ledger.MinedAttempt) *ledger.Attempt {
 	a := &ledger.Attempt{
 		TxID: m.Evidence.TxID, Coin: coin.Outpoint, Payload: m.Evidence.Payload, State: ledger.Mined,
 		Inputs: []ledger.Input{{Outpoint: coin.Outpoint, Output: coin.Output}}, Unsigned: m.Evidence.Tx, Raw: m.Raw,
 		VSize:  (3*tx.SerializeSizeStripped() + tx.SerializeSize() + 3) / 4,
 		Change: m.Next.Value, Imported: true, Created: e.cfg.Now(), Tip: m.Evidence.Height, Height: m.Evidence.Height,
 	}
-	if len(tx.TxIn) == 1 {
-		a.Fee = coin.Value - m.Next.Value
+	total := coin.Value
+	for _, d := range deposits {
+		a.Inputs = append(a.Inputs, ledger.Input{Outpoint: d.Outpoint, Output: d.Output})
+		total += d.Value
+	}
+	if len(tx.TxIn) == len(a.Inputs) {
+		a.Fee = total - m.Next.Value
 	}
 	return a
 }
@@ -317,10 +374,12 @@ func (e *Engine) report(ctx context.Context, b ledger.Block, events []ledger.Eve
 			e.cfg.Logger.InfoContext(ctx, "anchor is in a block", at,
 				slog.Any("txid", ev.Mined.Evidence.TxID), slog.Uint64("size", ev.Mined.Evidence.Size))
 		case ev.Foreign != nil:
-			e.cfg.Logger.ErrorContext(ctx, "anchor coin was spent by a transaction that isn't ours", at,
+			e.cfg.Logger.ErrorContext(ctx, "a coin of the anchor key was spent by a transaction that isn't ours", at,
 				slog.Any("coin", ev.Foreign.Coin), slog.Any("txid", ev.Foreign.TxID))
 		case ev.Found != nil:
 			e.cfg.Logger.InfoContext(ctx, "first coin is in a block again", at, slog.Any("coin", ev.Found.Coin))
+		case ev.Deposit != nil:
+			e.cfg.Logger.InfoContext(ctx, "deposit is in a block", at, slog.Any("coin", ev.Deposit.Outpoint), slog.Int64("value_sat", ev.Deposit.Value))
 		}
 	}
 }

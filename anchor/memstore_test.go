@@ -112,15 +112,37 @@ func moveCoin(by ledger.Mover, c ledger.Coin, to ledger.CoinState) (ledger.Coin,
 	return c, nil
 }
 
-func (st *memState) restore(by ledger.Mover, txid calpe.BlockHash) error {
-	a := st.attempts[txid]
-	switch {
-	case a.Raw == nil:
-		return st.move(by, txid, ledger.Created)
-	case !a.taken:
-		return st.move(by, txid, ledger.Signed)
+// settle moves every attempt that is in no block to the state that follows from
+// the coins that it spends.
+func (st *memState) settle(by ledger.Mover) error {
+	for txid, a := range st.attempts {
+		if want := st.wanted(a); !a.State.InBlock() && a.State != want {
+			if err := st.move(by, txid, want); err != nil {
+				return err
+			}
+		}
 	}
-	return st.move(by, txid, ledger.Sent)
+	return nil
+}
+
+func (st *memState) wanted(a memAttempt) ledger.AttemptState {
+	states := map[ledger.CoinState]bool{}
+	for _, in := range a.Inputs {
+		if c, ok := st.coins[in.Outpoint]; ok {
+			states[c.State] = true
+		}
+	}
+	switch {
+	case states[ledger.CoinVoid]:
+		return ledger.Void
+	case states[ledger.CoinSpent] || states[ledger.CoinForeign]:
+		return ledger.Replaced
+	case a.Raw == nil:
+		return ledger.Created
+	case !a.taken:
+		return ledger.Signed
+	}
+	return ledger.Sent
 }
 
 func (st *memState) of(coin calpe.Outpoint) []ledger.Attempt {
@@ -148,7 +170,7 @@ func (st *memState) read(a memAttempt) ledger.Attempt {
 func (s *memStore) InsertFirstCoin(ctx context.Context, coin ledger.Coin, blocks []ledger.Block) error {
 	return s.write(ctx, s.epoch, func(st *memState) error {
 		for _, c := range st.coins {
-			if c.MadeBy == (calpe.BlockHash{}) {
+			if c.Kind == ledger.ChainCoin && c.MadeBy == (calpe.BlockHash{}) {
 				if c.Outpoint == coin.Outpoint {
 					return nil
 				}
@@ -162,7 +184,7 @@ func (s *memStore) InsertFirstCoin(ctx context.Context, coin ledger.Coin, blocks
 
 func (s *memStore) CreateAttempt(ctx context.Context, epoch uint64, a ledger.Attempt) error {
 	return s.write(ctx, epoch, func(st *memState) error {
-		if c, ok := st.coins[a.Coin]; !ok || c.State != ledger.CoinLive {
+		if c, ok := st.coins[a.Coin]; !ok || c.State != ledger.CoinLive || c.Kind != ledger.ChainCoin {
 			return conflict("coin %v is not live", a.Coin)
 		}
 		if _, ok := st.attempts[a.TxID]; ok || slices.ContainsFunc(st.of(a.Coin), func(o ledger.Attempt) bool { return o.N == a.N }) {
@@ -228,9 +250,14 @@ func (st *memState) apply(b ledger.Block, ev ledger.Event) error {
 	case ev.Mined != nil:
 		return st.mined(b, *ev.Mined)
 	case ev.Foreign != nil:
-		return st.spend(ev.Foreign.Coin, ledger.CoinForeign, ev.Foreign.TxID, b.Height)
+		if err := st.spend(ev.Foreign.Coin, ledger.CoinForeign, ev.Foreign.TxID, b.Height); err != nil {
+			return err
+		}
+		return st.settle(ledger.ByFollow)
 	case ev.Found != nil:
 		return st.revive(ev.Found.Coin, b.Height)
+	case ev.Deposit != nil:
+		return st.make(*ev.Deposit, b.Height)
 	}
 	return errors.New("empty event")
 }
@@ -242,13 +269,14 @@ func (st *memState) spend(o calpe.Outpoint, state ledger.CoinState, by calpe.Blo
 	}
 	c.SpentBy, c.SpentHeight = by, height
 	st.coins[o] = c
-	for _, a := range st.of(o) {
-		if a.TxID != by && a.State.Unmined() {
-			if err := st.move(ledger.ByFollow, a.TxID, ledger.Replaced); err != nil {
-				return err
-			}
-		}
+	return nil
+}
+
+func (st *memState) make(c ledger.Coin, height uint32) error {
+	if _, ok := st.coins[c.Outpoint]; ok {
+		return st.revive(c.Outpoint, height)
 	}
+	st.coins[c.Outpoint] = c
 	return nil
 }
 
@@ -259,20 +287,15 @@ func (st *memState) revive(o calpe.Outpoint, height uint32) error {
 	}
 	c.Height = height
 	st.coins[o] = c
-	for _, a := range st.of(o) {
-		if a.State == ledger.Void {
-			if err := st.restore(ledger.ByFollow, a.TxID); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return st.settle(ledger.ByFollow)
 }
 
 func (st *memState) mined(b ledger.Block, m ledger.MinedAttempt) error {
 	txid := m.Evidence.TxID
-	if err := st.spend(m.Coin, ledger.CoinSpent, txid, b.Height); err != nil {
-		return err
+	for _, o := range append([]calpe.Outpoint{m.Coin}, m.Deposits...) {
+		if err := st.spend(o, ledger.CoinSpent, txid, b.Height); err != nil {
+			return err
+		}
 	}
 	if m.Import != nil {
 		if _, ok := st.attempts[txid]; ok {
@@ -302,11 +325,10 @@ func (st *memState) mined(b ledger.Block, m ledger.MinedAttempt) error {
 		st.seen[txid] = map[calpe.BlockHash]memSighting{}
 	}
 	st.seen[txid][b.Hash] = memSighting{Anchor: m.Evidence}
-	if _, ok := st.coins[m.Next.Outpoint]; ok {
-		return st.revive(m.Next.Outpoint, b.Height)
+	if err := st.settle(ledger.ByFollow); err != nil {
+		return err
 	}
-	st.coins[m.Next.Outpoint] = m.Next
-	return nil
+	return st.make(m.Next, b.Height)
 }
 
 func (s *memStore) Rewind(ctx context.Context, epoch uint64, tip, fork ledger.Block) error {
@@ -350,19 +372,8 @@ func (st *memState) rewindCoins(height uint32) error {
 		}
 		c.SpentBy, c.SpentHeight = calpe.BlockHash{}, 0
 		st.coins[o] = c
-		for _, a := range st.of(o) {
-			switch {
-			case c.State == ledger.CoinVoid:
-				err = st.move(ledger.ByRewind, a.TxID, ledger.Void)
-			case a.State == ledger.Replaced:
-				err = st.restore(ledger.ByRewind, a.TxID)
-			}
-			if err != nil {
-				return err
-			}
-		}
 	}
-	return nil
+	return st.settle(ledger.ByRewind)
 }
 
 func (s *memStore) Spent(ctx context.Context, from, to time.Time) (int64, error) {
@@ -423,10 +434,15 @@ func (s *memStore) Snapshot(ctx context.Context) (ledger.Snapshot, error) {
 	snap := ledger.Snapshot{Tip: st.journal[len(st.journal)-1]}
 	for _, c := range st.coins {
 		switch {
+		case c.State == ledger.CoinForeign:
+			if snap.Foreign == nil || c.Kind == ledger.ChainCoin {
+				snap.Foreign = &c
+			}
+		case c.State == ledger.CoinSpent:
+		case c.Kind == ledger.DepositCoin:
+			snap.Deposits = append(snap.Deposits, c)
 		case c.State == ledger.CoinLive:
 			snap.Live, snap.Attempts = &c, st.of(c.Outpoint)
-		case c.State == ledger.CoinForeign:
-			snap.Foreign = &c
 		case c.State == ledger.CoinVoid && c.MadeBy == (calpe.BlockHash{}):
 			snap.Void = &c
 		}
@@ -439,10 +455,18 @@ func (s *memStore) Snapshot(ctx context.Context) (ledger.Snapshot, error) {
 		if a.State.InBlock() {
 			snap.Anchored = max(snap.Anchored, a.Size)
 		}
-		if snap.Live != nil && a.TxID == snap.Live.MadeBy && !a.Imported {
-			snap.LastCreated = a.Created
+		if snap.Live != nil && a.TxID == snap.Live.MadeBy {
+			if snap.LastRate = a.FeeRate(); !a.Imported {
+				snap.LastCreated = a.Created
+			}
 		}
 	}
+	if n := len(snap.Attempts); n > 0 {
+		snap.LastRate = snap.Attempts[n-1].FeeRate()
+	}
+	slices.SortFunc(snap.Deposits, func(a, b ledger.Coin) int {
+		return cmp.Or(cmp.Compare(b.Value, a.Value), bytes.Compare(a.Outpoint.TxID[:], b.Outpoint.TxID[:]), cmp.Compare(a.Outpoint.Vout, b.Outpoint.Vout))
+	})
 	slices.SortFunc(snap.Mined, func(a, b ledger.Attempt) int { return int(a.Size) - int(b.Size) })
 	return snap, ctx.Err()
 }

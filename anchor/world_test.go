@@ -71,24 +71,25 @@ func (l *fakeLog) grow(n uint64) {
 
 // world is everything that an engine meets.
 type world struct {
-	t      *testing.T
-	node   *fakeNode
-	store  firstStore
-	log    *fakeLog
-	signer *wallet.Signer
-	caps   wallet.Caps
-	now    time.Time
-	epoch  uint64
-	engine *anchor.Engine
-	halted error
-	target int
-	goal   time.Duration // of the engine's patience
-	raise  ledger.FeeRate
-	signs  anchor.Signer // instead of signer, where that isn't nil
-	faults *faultStore
-	second anchor.Witness
-	logged bytes.Buffer
-	funds  int64
+	t          *testing.T
+	node       *fakeNode
+	store      firstStore
+	log        *fakeLog
+	signer     *wallet.Signer
+	caps       wallet.Caps
+	now        time.Time
+	epoch      uint64
+	engine     *anchor.Engine
+	halted     error
+	target     int
+	goal       time.Duration // of the engine's patience
+	raise      ledger.FeeRate
+	signs      anchor.Signer // instead of signer, where that isn't nil
+	faults     *faultStore
+	second     anchor.Witness
+	logged     bytes.Buffer
+	funds      int64
+	minDeposit int64 // 0: the default
 }
 
 const interval = time.Hour
@@ -161,7 +162,8 @@ func (w *world) restart() {
 		Fallback: 3 * ledger.SatPerVB, Interval: interval, Depth: 6, Resend: 10 * time.Minute,
 		Target: w.target, Patience: w.goal, Raise: w.raise,
 		Now: func() time.Time { return w.now }, StopIntake: func(reason error) { w.halted = reason },
-		Logger: slog.New(slog.NewTextHandler(&w.logged, nil)),
+		MinDeposit: w.minDeposit,
+		Logger:     slog.New(slog.NewTextHandler(&w.logged, nil)),
 	})
 	if err != nil {
 		w.t.Fatalf("make engine: %v", err)
@@ -247,7 +249,9 @@ func (w *world) check() {
 	}
 	journal := w.journal()
 	coin, value := calpe.Outpoint{}, int64(0) // the coin that the blocks leave unspent
+	deposits := map[calpe.Outpoint]int64{}    // and the deposits
 	var anchored uint64
+	var stolen bool
 	for i, b := range journal {
 		if i > 0 && (b.Prev() != journal[i-1].Hash || b.Height != journal[i-1].Height+1) {
 			w.t.Fatalf("journal: block %d doesn't follow its predecessor", b.Height)
@@ -257,11 +261,26 @@ func (w *world) check() {
 			pays := len(tx.TxOut) == 2 && bytes.Equal(tx.TxOut[1].PkScript, w.signer.Script())
 			_, err := calpe.ParsePayloadScript(tx.TxOut[0].PkScript)
 			ours := pays && err == nil && spendsCoin(&wire.MsgTx{TxIn: tx.TxIn[:1]}, coin)
+			in := value // what the transaction spends of ours
+			for o, v := range deposits {
+				if spendsCoin(tx, o) {
+					stolen = stolen || !ours
+					in += v
+					delete(deposits, o)
+				}
+			}
+			if !ours && coin != (calpe.Outpoint{}) {
+				for vout, out := range tx.TxOut {
+					if bytes.Equal(out.PkScript, w.signer.Script()) && out.Value >= w.caps.MinDeposit() {
+						deposits[calpe.Outpoint{TxID: id, Vout: uint32(vout)}] = out.Value
+					}
+				}
+			}
 			switch {
 			case pays && coin == (calpe.Outpoint{}):
 				coin, value = calpe.Outpoint{TxID: id, Vout: 1}, tx.TxOut[1].Value // the first coin
 			case spendsCoin(tx, coin) && ours:
-				size := w.checkAnchor(b, tx, id, value)
+				size := w.checkAnchor(b, tx, id, in)
 				anchored = max(anchored, size)
 				coin, value = calpe.Outpoint{TxID: id, Vout: 1}, tx.TxOut[1].Value
 			case spendsCoin(tx, coin):
@@ -279,16 +298,27 @@ func (w *world) check() {
 	if snap.Foreign == nil && live != coin {
 		w.t.Fatalf("live coin is %v, the blocks say %v", live, coin)
 	}
-	if snap.Live != nil && (snap.Foreign != nil || snap.Live.Value != value) {
+	if snap.Live != nil && (snap.Foreign != nil && snap.Foreign.Kind == ledger.ChainCoin || snap.Live.Value != value) {
 		w.t.Fatalf("live coin has %d sat, the blocks say %d; foreign: %v", snap.Live.Value, value, snap.Foreign)
 	}
+	if stolen && snap.Foreign == nil {
+		w.t.Fatal("a foreign spend of a deposit isn't recorded")
+	}
+	spendable := w.checkDeposits(snap, deposits)
 	if snap.Anchored != anchored {
 		w.t.Fatalf("anchored size is %d, the blocks say %d", snap.Anchored, anchored)
 	}
 	w.checkAttempts(snap)
 	for _, a := range snap.Attempts {
-		if a.State.InBlock() || a.State == ledger.Void || a.State == ledger.Replaced {
-			w.t.Fatalf("attempt %v of the live coin is %s", a.TxID, a.State)
+		possible := true
+		for _, in := range a.Inputs[1:] {
+			possible = possible && spendable[in.Outpoint]
+		}
+		if a.State.Unmined() != possible {
+			w.t.Fatalf("attempt %v of the live coin is %s; its deposits are there: %v", a.TxID, a.State, possible)
+		}
+		if !possible {
+			continue
 		}
 		if a.State != ledger.Created && len(a.Raw) == 0 {
 			w.t.Fatalf("attempt %v is %s without a signature", a.TxID, a.State)
@@ -325,6 +355,28 @@ func (w *world) checkAttempts(snap ledger.Snapshot) {
 	}
 }
 
+// checkDeposits compares the live deposits with those of the blocks. The largest
+// come first.
+func (w *world) checkDeposits(snap ledger.Snapshot, want map[calpe.Outpoint]int64) map[calpe.Outpoint]bool {
+	w.t.Helper()
+	live, last := map[calpe.Outpoint]bool{}, int64(1<<62)
+	for _, d := range snap.Deposits {
+		if d.Value > last || d.Kind != ledger.DepositCoin {
+			w.t.Fatalf("deposits are not sorted: %+v", snap.Deposits)
+		}
+		if last = d.Value; d.State == ledger.CoinVoid {
+			continue
+		}
+		if live[d.Outpoint] = true; want[d.Outpoint] != d.Value {
+			w.t.Fatalf("deposit %v of %d sat is live, the blocks say %v", d.Outpoint, d.Value, want)
+		}
+	}
+	if len(live) != len(want) {
+		w.t.Fatalf("%d deposits are live, the blocks say %v", len(live), want)
+	}
+	return live
+}
+
 func spendsCoin(tx *wire.MsgTx, coin calpe.Outpoint) bool {
 	for _, in := range tx.TxIn {
 		if calpe.BlockHash(in.PreviousOutPoint.Hash) == coin.TxID && in.PreviousOutPoint.Index == coin.Vout {
@@ -346,8 +398,8 @@ func (w *world) checkAnchor(b ledger.Block, tx *wire.MsgTx, id calpe.BlockHash, 
 	if a.Root != rootOf(a.Size) {
 		w.t.Fatalf("attempt %v has the root of another size", id)
 	}
-	if weight := weightOf(tx); len(tx.TxIn) == 1 && (weight+3)/4 > 161 {
-		w.t.Fatalf("attempt %v has %d weight units, above 161 vB", id, weight)
+	if weight := weightOf(tx); (weight+3)/4 > a.VSize || a.VSize > 161+68*(len(tx.TxIn)-1) {
+		w.t.Fatalf("attempt %v has %d weight units, stored are %d vB", id, weight, a.VSize)
 	}
 	return a.Size
 }

@@ -53,7 +53,8 @@ const (
 	// change of an attempt. Input 0 of every attempt spends one.
 	ChainCoin CoinKind = "chain"
 	// DepositCoin is money that somebody paid to our script. It may join an
-	// attempt as a further input.
+	// attempt as a further input. Smaller payments than the engine is set to
+	// notice are dust, and no coins.
 	DepositCoin CoinKind = "deposit"
 )
 
@@ -98,6 +99,19 @@ type Attempt struct {
 	Height   uint32    // of its block when mined or final
 }
 
+// FeeRate is what the attempt pays, rounded up; zero if its fee isn't known.
+func (a Attempt) FeeRate() FeeRate { return rateOf(a.Fee, a.VSize) }
+
+// FeeRate is what an anchor paid, rounded up; zero if its fee isn't known.
+func (m Movement) FeeRate() FeeRate { return rateOf(m.Fee, m.VSize) }
+
+func rateOf(fee int64, vsize int) FeeRate {
+	if vsize <= 0 {
+		return 0
+	}
+	return FeeRate((fee*int64(SatPerVB) + int64(vsize) - 1) / int64(vsize))
+}
+
 // Block is one block of the best chain as the tip journal keeps it.
 type Block struct {
 	Height uint32
@@ -117,20 +131,24 @@ type Event struct {
 	Mined   *MinedAttempt
 	Foreign *ForeignSpend
 	Found   *FoundCoin
+	// Deposit: the block makes this coin of kind deposit. It is new, or void: then
+	// it becomes live again.
+	Deposit *Coin
 }
 
 // MinedAttempt: the block holds an attempt. Evidence is complete and verified. For a
 // transaction that the store has no row of, Import is that row: it is ours, by
 // tag and change, from a history that this database has lost.
 type MinedAttempt struct {
-	Coin     calpe.Outpoint // that input 0 spends
-	Raw      []byte         // as the block has it
+	Coin     calpe.Outpoint   // that input 0 spends
+	Deposits []calpe.Outpoint // live deposits that further inputs spend
+	Raw      []byte           // as the block has it
 	Evidence calpe.Anchor
 	Next     Coin // output 1, live from now on
 	Import   *Attempt
 }
 
-// ForeignSpend: the block holds a spend of Coin that isn't ours.
+// ForeignSpend: the block holds a spend of Coin, of either kind, that isn't ours.
 type ForeignSpend struct {
 	Coin calpe.Outpoint
 	TxID calpe.BlockHash
@@ -149,7 +167,11 @@ type Snapshot struct {
 	Live *Coin
 	// Attempts of the live coin, oldest first.
 	Attempts []Attempt
-	// Foreign is a coin that somebody else has spent; nil if there is none.
+	// Deposits that no block spends, largest first: live ones may join an attempt,
+	// void ones are in no block after a reorganisation.
+	Deposits []Coin
+	// Foreign is a coin that somebody else has spent, one of the chain before
+	// deposits; nil if there is none.
 	Foreign *Coin
 	// Void is the first coin when its block is gone; nil otherwise.
 	Void *Coin
@@ -160,7 +182,37 @@ type Snapshot struct {
 	// LastCreated is when the attempt that made the live coin was created, which
 	// is the newest one before it. Zero if there is none, or if it was imported.
 	LastCreated time.Time
+	// LastRate is the fee rate of the live coin's newest attempt, or else of the
+	// one that made it. Zero if there is none, or if its fee isn't known.
+	LastRate FeeRate
 }
+
+// Movement is one change of what the anchor key owns, as the blocks of the best
+// chain have it.
+type Movement struct {
+	Kind   MovementKind
+	Time   time.Time       // that the block's header claims
+	TxID   calpe.BlockHash // of the transaction
+	Height uint32          // of its block
+	Amount int64           // satoshis that came in, or went out (negative)
+	Fee    int64           // of an anchor; 0 if it isn't known
+	VSize  int             // of an anchor
+	Size   uint64          // log size of an anchor
+	Final  bool            // an anchor as deep as configured
+}
+
+// MovementKind says why money moved.
+type MovementKind string
+
+// The kinds of movements.
+const (
+	// MovedIn: somebody paid to the anchor address; the first coin is one, too.
+	MovedIn MovementKind = "deposit"
+	// MovedFee: an anchor, which costs its fee.
+	MovedFee MovementKind = "anchor"
+	// MovedAway: a coin was spent by a transaction that isn't ours.
+	MovedAway MovementKind = "foreign"
+)
 
 // AnswerKind classifies what a node says to a transaction. The text says it,
 // more than the code: nodes use the same code for different things.

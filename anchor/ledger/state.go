@@ -41,9 +41,11 @@ const (
 	Mined AttemptState = "mined"
 	// Final: the same, as deep as configured.
 	Final AttemptState = "final"
-	// Replaced: a block holds another spend of its coin.
+	// Replaced: a block holds another spend of its coin, or of a deposit that it
+	// spends.
 	Replaced AttemptState = "replaced"
-	// Void: its coin is void, so no block can hold it for now.
+	// Void: its coin, or a deposit that it spends, is void, so no block can hold it
+	// for now.
 	Void AttemptState = "void"
 )
 
@@ -79,11 +81,11 @@ type Edge[S ~string] struct {
 func AttemptEdges() []Edge[AttemptState] {
 	const (
 		held       = "a block holds it"
-		other      = "a block holds another spend of its coin"
+		other      = "a block holds another spend of its coin, or of its deposit"
 		gone       = "its block is gone"
 		otherGone  = "the block with the other spend is gone"
-		coinGone   = "its coin is void"
-		coinIsBack = "its coin is in a block again"
+		coinGone   = "its coin, or its deposit, is void"
+		coinIsBack = "its coin, or its deposit, is in a block again"
 	)
 	return []Edge[AttemptState]{
 		{"", Created, ByAct, "an anchor is due, or a higher fee"},
@@ -114,6 +116,7 @@ func AttemptEdges() []Edge[AttemptState] {
 		{Void, Created, ByFollow, coinIsBack},
 		{Void, Signed, ByFollow, coinIsBack},
 		{Void, Sent, ByFollow, coinIsBack},
+		{Void, Replaced, ByFollow, "its deposit is in a block again, and its coin is spent"},
 	}
 }
 
@@ -126,7 +129,7 @@ func CoinEdges() []Edge[CoinState] {
 	)
 	return []Edge[CoinState]{
 		{"", CoinLive, ByOperator, "it is the first coin of a log"},
-		{"", CoinLive, ByFollow, "it is the change of an attempt in a block"},
+		{"", CoinLive, ByFollow, "it is the change of an attempt in a block, or a deposit"},
 		{CoinLive, CoinSpent, ByFollow, "a block holds an attempt that spends it"},
 		{CoinLive, CoinForeign, ByFollow, "a block holds a spend that isn't ours"},
 		{CoinVoid, CoinLive, ByFollow, "its transaction is in a block again"},

@@ -27,6 +27,8 @@ const (
 	// MaxInputs bounds a transaction's inputs. The address is public, so anybody
 	// can pay dust to it.
 	MaxInputs = 20
+	// MaxDeposits bounds the deposits that [Caps.Join] lets join one attempt.
+	MaxDeposits = 8
 
 	txVersion = 2
 	// sequence signals that the transaction may be replaced (BIP 125). Bitcoin
@@ -55,10 +57,10 @@ func (c Caps) Validate() error {
 	if c.FeeRate < ledger.SatPerVB {
 		return fmt.Errorf("fee rate cap of %v is below 1 sat/vB", c.FeeRate)
 	}
-	if least := ledger.SatPerVB.Fee(VSize(1)); c.Fee < least {
-		return fmt.Errorf("fee cap of %d sat is below the %d sat that an anchor takes at 1 sat/vB", c.Fee, least)
+	if least := ledger.SatPerVB.Fee(VSize(2)); c.Fee < least {
+		return fmt.Errorf("fee cap of %d sat is below the %d sat that an anchor that takes a deposit up costs at 1 sat/vB", c.Fee, least)
 	} else if c.Day != 0 && c.Day < least {
-		return fmt.Errorf("fee cap of %d sat a day is below the %d sat that an anchor takes at 1 sat/vB", c.Day, least)
+		return fmt.Errorf("fee cap of %d sat a day is below the %d sat that an anchor that takes a deposit up costs at 1 sat/vB", c.Day, least)
 	}
 	return nil
 }
@@ -180,14 +182,4 @@ func serialize(tx *wire.MsgTx, witness bool) ([]byte, error) {
 		return nil, fmt.Errorf("serialize transaction: %w", err)
 	}
 	return b.Bytes(), nil
-}
-
-// AnchorsLeft is how many one-input anchors at that fee rate a coin of that
-// value pays for, the reserve left aside.
-func (c Caps) AnchorsLeft(value int64, rate ledger.FeeRate) int64 {
-	fee := min(c.Fee, rate.Fee(VSize(1)))
-	if fee <= 0 {
-		return 0
-	}
-	return max(0, (value-c.Reserve())/fee)
 }

@@ -204,36 +204,46 @@ func applyEvent(ctx context.Context, tx pgx.Tx, epoch uint64, b ledger.Block, ev
 		if err := spendCoin(ctx, tx, ev.Foreign.Coin, ledger.CoinForeign, ev.Foreign.TxID, b.Height); err != nil {
 			return err
 		}
-		return replaceOthers(ctx, tx, ev.Foreign.Coin, ev.Foreign.TxID)
+		return settleAttempts(ctx, tx, ledger.ByFollow, []calpe.Outpoint{ev.Foreign.Coin})
 	case ev.Found != nil:
 		return reviveCoin(ctx, tx, ev.Found.Coin, b.Height)
+	case ev.Deposit != nil:
+		return makeCoin(ctx, tx, *ev.Deposit, b.Height)
 	}
 	return errors.New("connect block: an event without content")
 }
 
 func applyMined(ctx context.Context, tx pgx.Tx, epoch uint64, b ledger.Block, m ledger.MinedAttempt) error {
-	if err := spendCoin(ctx, tx, m.Coin, ledger.CoinSpent, m.Evidence.TxID, b.Height); err != nil {
-		return err
-	}
-	if err := replaceOthers(ctx, tx, m.Coin, m.Evidence.TxID); err != nil {
-		return err
-	}
 	if err := markMined(ctx, tx, epoch, m); err != nil {
+		return err
+	}
+	spent := append([]calpe.Outpoint{m.Coin}, m.Deposits...)
+	for _, o := range spent {
+		if err := spendCoin(ctx, tx, o, ledger.CoinSpent, m.Evidence.TxID, b.Height); err != nil {
+			return err
+		}
+	}
+	if err := settleAttempts(ctx, tx, ledger.ByFollow, spent); err != nil {
 		return err
 	}
 	if err := insertSighting(ctx, tx, b, m.Evidence); err != nil {
 		return err
 	}
+	return makeCoin(ctx, tx, m.Next, b.Height)
+}
+
+// makeCoin inserts a coin that a block makes, or makes it live again.
+func makeCoin(ctx context.Context, tx pgx.Tx, c ledger.Coin, height uint32) error {
 	var exists bool
 	err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM coin WHERE txid = $1 AND vout = $2)`,
-		m.Next.Outpoint.TxID[:], int64(m.Next.Outpoint.Vout)).Scan(&exists)
+		c.Outpoint.TxID[:], int64(c.Outpoint.Vout)).Scan(&exists)
 	switch {
 	case err != nil:
 		return fmt.Errorf("look for coin: %w", err)
 	case exists:
-		return reviveCoin(ctx, tx, m.Next.Outpoint, b.Height)
+		return reviveCoin(ctx, tx, c.Outpoint, height)
 	}
-	return insertCoin(ctx, tx, m.Next)
+	return insertCoin(ctx, tx, c)
 }
 
 func markMined(ctx context.Context, tx pgx.Tx, epoch uint64, m ledger.MinedAttempt) error {
@@ -260,13 +270,46 @@ func spendCoin(ctx context.Context, tx pgx.Tx, o calpe.Outpoint, state ledger.Co
 		o.TxID[:], int64(o.Vout), string(state), by[:], int64(height), coinsFrom(ledger.ByFollow, state))
 }
 
-func replaceOthers(ctx context.Context, tx pgx.Tx, o calpe.Outpoint, by calpe.BlockHash) error {
-	_, err := tx.Exec(ctx, `
-		UPDATE attempt SET state = 'replaced'
-		WHERE coin_txid = $1 AND coin_vout = $2 AND txid <> $3 AND state = ANY($4)`,
-		o.TxID[:], int64(o.Vout), by[:], attemptsFrom(ledger.ByFollow, ledger.Replaced))
+// settleAttempts gives the attempts that spend one of these coins the state that
+// follows from all coins that each spends: void if one is void, else replaced if
+// one is spent, else what their columns tell. Attempts in a block are in it.
+func settleAttempts(ctx context.Context, tx pgx.Tx, by ledger.Mover, coins []calpe.Outpoint) error {
+	txids, vouts := make([][]byte, len(coins)), make([]int64, len(coins))
+	for i, o := range coins {
+		txids[i], vouts[i] = o.TxID[:], int64(o.Vout)
+	}
+	rows, err := tx.Query(ctx, `
+		SELECT txid, settled FROM (
+			SELECT a.txid, a.state, CASE
+				WHEN bool_or(c.state = 'void') THEN 'void'
+				WHEN bool_or(c.state <> 'live') THEN 'replaced'
+				WHEN a.raw_tx IS NULL THEN 'created'
+				WHEN a.taken_at IS NULL THEN 'signed'
+				ELSE 'sent' END AS settled
+			FROM attempt a
+			JOIN attempt_input i ON i.txid = a.txid
+			JOIN coin c ON c.txid = i.prev_txid AND c.vout = i.prev_vout
+			WHERE a.state NOT IN ('mined', 'final') AND a.txid IN (
+				SELECT s.txid FROM attempt_input s
+				JOIN unnest($1::bytea[], $2::bigint[]) AS changed (txid, vout) ON s.prev_txid = changed.txid AND s.prev_vout = changed.vout)
+			GROUP BY a.txid) attempts
+		WHERE settled <> state`, txids, vouts)
 	if err != nil {
-		return fmt.Errorf("replace the other attempts: %w", err)
+		return fmt.Errorf("look for attempts of spent and void coins: %w", err)
+	}
+	type move struct {
+		TxID []byte
+		To   ledger.AttemptState
+	}
+	moves, err := pgx.CollectRows(rows, pgx.RowToStructByPos[move])
+	if err != nil {
+		return fmt.Errorf("look for attempts of spent and void coins: %w", err)
+	}
+	for _, m := range moves {
+		if err := execOne(ctx, tx, "make attempt "+string(m.To), `UPDATE attempt SET state = $2 WHERE txid = $1 AND state = ANY($3)`,
+			m.TxID, string(m.To), attemptsFrom(by, m.To)); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -277,21 +320,8 @@ func reviveCoin(ctx context.Context, tx pgx.Tx, o calpe.Outpoint, height uint32)
 		o.TxID[:], int64(o.Vout), int64(height), coinsFrom(ledger.ByFollow, ledger.CoinLive)); err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, restoreAttempts+` AND state = 'void' AND coin_txid = $1 AND coin_vout = $2`, o.TxID[:], int64(o.Vout))
-	if err != nil {
-		return fmt.Errorf("restore attempts: %w", err)
-	}
-	return nil
+	return settleAttempts(ctx, tx, ledger.ByFollow, []calpe.Outpoint{o})
 }
-
-// restoreAttempts gives attempts the state that their columns tell; a condition
-// must follow.
-const restoreAttempts = `
-	UPDATE attempt SET state = CASE
-		WHEN raw_tx IS NULL THEN 'created'
-		WHEN taken_at IS NULL THEN 'signed'
-		ELSE 'sent' END
-	WHERE true`
 
 func insertSighting(ctx context.Context, tx pgx.Tx, b ledger.Block, e calpe.Anchor) error {
 	// A block that comes back after a reorganisation finds its row.
@@ -321,13 +351,16 @@ func (s *Anchors) Rewind(ctx context.Context, epoch uint64, tip, fork ledger.Blo
 			int64(tip.Height), tip.Hash[:], int64(fork.Height), fork.Hash[:]); err != nil {
 			return err
 		}
+		changed, err := coinsAbove(ctx, tx, fork.Height)
+		if err != nil {
+			return err
+		}
 		for _, step := range [...]string{
 			`UPDATE attempt SET state = 'sent' WHERE state IN ('mined', 'final')
 			 AND txid IN (SELECT txid FROM sighting WHERE height > $1 AND orphaned_at IS NULL)`,
 			`UPDATE sighting SET orphaned_at = now() WHERE height > $1 AND orphaned_at IS NULL`,
 			// Void before live: at no moment may two coins of the chain be live.
 			`UPDATE coin SET state = 'void', height = NULL, spent_by = NULL, spent_height = NULL WHERE height > $1`,
-			restoreAttempts + ` AND state = 'replaced' AND (coin_txid, coin_vout) IN (SELECT txid, vout FROM coin WHERE spent_height > $1)`,
 			`UPDATE coin SET state = 'live', spent_by = NULL, spent_height = NULL WHERE spent_height > $1`,
 			`DELETE FROM tip_journal WHERE height > $1`,
 		} {
@@ -335,10 +368,19 @@ func (s *Anchors) Rewind(ctx context.Context, epoch uint64, tip, fork ledger.Blo
 				return fmt.Errorf("undo blocks: %w", err)
 			}
 		}
-		_, err := tx.Exec(ctx, `
-			UPDATE attempt SET state = 'void' WHERE state = ANY($1)
-			AND (coin_txid, coin_vout) IN (SELECT txid, vout FROM coin WHERE state = 'void')`, attemptsFrom(ledger.ByRewind, ledger.Void))
-		return err
+		return settleAttempts(ctx, tx, ledger.ByRewind, changed)
+	})
+}
+
+// coinsAbove lists the coins that blocks above a height make or spend.
+func coinsAbove(ctx context.Context, tx pgx.Tx, height uint32) ([]calpe.Outpoint, error) {
+	rows, err := tx.Query(ctx, selectCoin+` WHERE height > $1 OR spent_height > $1`, int64(height))
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (calpe.Outpoint, error) {
+		c, err := readCoin(row)
+		return c.Outpoint, err
 	})
 }
 
@@ -390,38 +432,54 @@ func readSnapshot(ctx context.Context, tx pgx.Tx) (snap ledger.Snapshot, err err
 	return snap, err
 }
 
-// readLive reads what was done with the live coin, and when the attempt that
-// made it was created.
+// readLive reads what was done with the live coin, and of the attempt that made
+// it when it was created and what it pays.
 func readLive(ctx context.Context, tx pgx.Tx, snap *ledger.Snapshot) (err error) {
 	o := snap.Live.Outpoint
 	if snap.Attempts, err = readAttempts(ctx, tx, `WHERE a.coin_txid = $1 AND a.coin_vout = $2 ORDER BY a.n`, o.TxID[:], int64(o.Vout)); err != nil {
 		return err
 	}
-	err = tx.QueryRow(ctx, `SELECT created_at FROM attempt WHERE txid = $1 AND NOT imported`, snap.Live.MadeBy[:]).Scan(&snap.LastCreated)
-	if noRows(err) {
-		return nil
-	}
-	return err
-}
-
-func readCoins(ctx context.Context, q querier, snap *ledger.Snapshot) error {
-	rows, err := q.Query(ctx, selectCoin+` WHERE kind = 'chain' AND state <> 'spent' AND (state <> 'void' OR made_by IS NULL)`)
+	makers, err := readAttempts(ctx, tx, `WHERE a.txid = $1`, snap.Live.MadeBy[:])
 	if err != nil {
 		return err
 	}
-	coins, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (ledger.Coin, error) { return readCoin(row) })
+	for _, maker := range makers { // one, or none of the first coin
+		if snap.LastRate = maker.FeeRate(); !maker.Imported {
+			snap.LastCreated = maker.Created
+		}
+	}
+	if n := len(snap.Attempts); n > 0 {
+		snap.LastRate = snap.Attempts[n-1].FeeRate()
+	}
+	return nil
+}
+
+func readCoins(ctx context.Context, q querier, snap *ledger.Snapshot) error {
+	coins, err := listCoins(ctx, q, `state <> 'spent' AND (state <> 'void' OR made_by IS NULL)`)
 	for _, c := range coins {
-		switch c.State {
-		case ledger.CoinLive:
+		switch {
+		case c.State == ledger.CoinForeign:
+			if snap.Foreign == nil || c.Kind == ledger.ChainCoin {
+				snap.Foreign = &c
+			}
+		case c.Kind == ledger.DepositCoin:
+			snap.Deposits = append(snap.Deposits, c)
+		case c.State == ledger.CoinLive:
 			snap.Live = &c
-		case ledger.CoinForeign:
-			snap.Foreign = &c
-		case ledger.CoinSpent: // nothing acts on it any more
-		case ledger.CoinVoid:
+		case c.State == ledger.CoinVoid:
 			snap.Void = &c
 		}
 	}
 	return err
+}
+
+// listCoins reads the coins of a condition, the largest first.
+func listCoins(ctx context.Context, q querier, where string) ([]ledger.Coin, error) {
+	rows, err := q.Query(ctx, selectCoin+` WHERE `+where+` ORDER BY value DESC, txid, vout`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (ledger.Coin, error) { return readCoin(row) })
 }
 
 const selectCoin = `SELECT txid, vout, value, script, kind, state, made_by, height, spent_by, spent_height FROM coin`
@@ -560,6 +618,12 @@ func (s *Anchors) Attempts(ctx context.Context, limit int) ([]ledger.Attempt, er
 func (s *Anchors) LiveCoin(ctx context.Context) (ledger.Coin, error) {
 	c, err := readCoin(s.db.on(ctx).QueryRow(ctx, selectCoin+` WHERE kind = 'chain' AND state = 'live'`))
 	return c, translate("read the live coin", err)
+}
+
+// Deposits lists the live coins of kind deposit, largest first.
+func (s *Anchors) Deposits(ctx context.Context) ([]ledger.Coin, error) {
+	coins, err := listCoins(ctx, s.db.on(ctx), `kind = 'deposit' AND state = 'live'`)
+	return coins, translate("list deposits", err)
 }
 
 const selectAnchor = `
