@@ -17,16 +17,20 @@ import (
 
 // realWorld is an engine on a real node and a real database.
 type realWorld struct {
-	t      *testing.T
-	node   *btcdtest.Node
-	store  *postgres.Anchors
-	log    *fakeLog
-	keys   *wallet.Keystore
-	caps   wallet.Caps
-	engine *anchor.Engine
-	now    time.Time
-	net    calpe.Network
-	second anchor.Witness
+	t     *testing.T
+	node  *btcdtest.Node
+	store *postgres.Anchors
+	log   *fakeLog
+	keys  *wallet.Keystore
+	lock  wallet.Lock
+	// keystore is the file of keys.
+	keystore string
+	signs    anchor.Signer // instead of one with keys, where that isn't nil
+	caps     wallet.Caps
+	engine   *anchor.Engine
+	now      time.Time
+	net      calpe.Network
+	second   anchor.Witness
 }
 
 func newRealWorld(t *testing.T, network calpe.Network) *realWorld {
@@ -35,9 +39,10 @@ func newRealWorld(t *testing.T, network calpe.Network) *realWorld {
 		t: t, node: btcdtest.Start(t, network), log: &fakeLog{}, net: network,
 		caps: wallet.Caps{FeeRate: 20 * ledger.SatPerVB, Fee: 5_000}, now: time.Now(),
 	}
+	w.lock, w.keystore = wallet.Lock{Passphrase: wallet.DrawPassphrase(), WorkFactor: 1}, t.TempDir()+"/wallet.age"
 	w.store, _ = pgStore(t)
 	var err error
-	if w.keys, err = wallet.Create(t.TempDir()+"/wallet.age", network, wallet.Lock{Passphrase: wallet.DrawPassphrase(), WorkFactor: 1}, time.Unix(1, 0)); err != nil {
+	if w.keys, err = wallet.Create(w.keystore, network, w.lock, time.Unix(1, 0)); err != nil {
 		t.Fatalf("create key: %v", err)
 	}
 	from, _, err := w.node.BestBlock(t.Context())
@@ -62,9 +67,13 @@ func newRealWorld(t *testing.T, network calpe.Network) *realWorld {
 
 func (w *realWorld) restart() {
 	w.t.Helper()
-	signer, err := wallet.New(wallet.Config{Keys: w.keys, Caps: w.caps})
+	own, err := wallet.New(wallet.Config{Keys: w.keys, Caps: w.caps})
 	if err != nil {
 		w.t.Fatalf("make signer: %v", err)
+	}
+	signer := anchor.Signer(own)
+	if w.signs != nil {
+		signer = w.signs
 	}
 	if w.engine, err = anchor.New(anchor.Config{
 		Network: w.net, Store: w.store, Node: w.node, Second: w.second, Signer: signer, Log: w.log, Caps: w.caps,

@@ -3,7 +3,6 @@ package anchor_test
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"log/slog"
@@ -17,6 +16,7 @@ import (
 	"github.com/calpe/calpe/anchor"
 	"github.com/calpe/calpe/anchor/ledger"
 	"github.com/calpe/calpe/anchor/wallet"
+	"github.com/calpe/calpe/merkle"
 )
 
 // firstStore is the store with the one write that isn't the engine's.
@@ -25,15 +25,42 @@ type firstStore interface {
 	InsertFirstCoin(ctx context.Context, coin ledger.Coin, blocks []ledger.Block) error
 }
 
-// fakeLog is a log that only has sizes: the root of n entries is a hash of n.
+// fakeLog is a log that only has sizes: all tests have one log, of which it is
+// the beginning.
 type fakeLog struct {
 	mu         sync.Mutex
 	size, next uint64
 	fault      func(method string) error
 }
 
+func leafOf(index uint64) calpe.Hash {
+	return merkle.LeafHash(binary.BigEndian.AppendUint64([]byte("entry"), index))
+}
+
+// roots are those of all sizes so far of the one log.
+var roots struct {
+	sync.Mutex
+	full []calpe.Hash // roots of the full subtrees that the log so far consists of, largest first
+	of   []calpe.Hash // of[n-1] is the root of n entries
+}
+
 func rootOf(size uint64) calpe.Hash {
-	return sha256.Sum256(binary.BigEndian.AppendUint64([]byte("root of"), size))
+	roots.Lock()
+	defer roots.Unlock()
+	for n := uint64(len(roots.of)); n < size; n++ {
+		node := leafOf(n)
+		for bit := n; bit&1 == 1; bit >>= 1 {
+			last := len(roots.full) - 1
+			node, roots.full = merkle.NodeHash(roots.full[last], node), roots.full[:last]
+		}
+		roots.full = append(roots.full, node)
+		root := node
+		for i := len(roots.full) - 2; i >= 0; i-- {
+			root = merkle.NodeHash(roots.full[i], root)
+		}
+		roots.of = append(roots.of, root)
+	}
+	return roots.of[size-1]
 }
 
 func (l *fakeLog) CheckpointHead(context.Context) (calpe.Checkpoint, error) {
@@ -258,7 +285,7 @@ func (w *world) check() {
 		}
 		for _, tx := range w.node.byHash[b.Hash].Transactions {
 			id := calpe.BlockHash(tx.TxHash())
-			pays := len(tx.TxOut) == 2 && bytes.Equal(tx.TxOut[1].PkScript, w.signer.Script())
+			pays := len(tx.TxOut) == 2 && w.signer.Owns(tx.TxOut[1].PkScript)
 			_, err := calpe.ParsePayloadScript(tx.TxOut[0].PkScript)
 			ours := pays && err == nil && spendsCoin(&wire.MsgTx{TxIn: tx.TxIn[:1]}, coin)
 			in := value // what the transaction spends of ours
