@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -32,7 +33,7 @@ type signerState struct {
 type signerInit struct {
 	signerState `embed:""`
 	Size        uint64 `help:"Size of the newest checkpoint, when there are anchors already."`
-	Root        string `help:"Its root, in hexadecimal." placeholder:"HEX"`
+	Root        string `help:"Its root, in base64 as the checkpoint has it." placeholder:"BASE64"`
 	Replace     bool   `help:"Replace a state that is there. Whoever gives a size below what was signed lets a second history be signed."`
 }
 
@@ -48,9 +49,11 @@ func (c *signerInit) Run(_ context.Context, a *app) error {
 		return errors.New("give --size and --root together, both from the newest checkpoint")
 	}
 	if c.Root != "" {
-		if s.Root, err = calpe.ParseHash(c.Root); err != nil {
-			return fmt.Errorf("--root: %w", err)
+		root, err := base64.StdEncoding.DecodeString(c.Root)
+		if err != nil || len(root) != calpe.HashSize {
+			return fmt.Errorf("--root: %q is not 32 bytes in base64, as in the third line of a checkpoint", c.Root)
 		}
+		s.Root = calpe.Hash(root)
 	}
 	err = signer.CreateState(c.State, s, c.Replace)
 	if errors.Is(err, fs.ErrExist) {
@@ -175,7 +178,7 @@ func (c *signerStatus) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(a.stdout, "network  %s\nsigned   %d entries\nroot     %s\nspent    %d of %d sat in 24 hours\n", s.Network, s.Size, s.Root, s.Spent, s.Budget)
+	fmt.Fprintf(a.stdout, "network  %s\nsigned   %d entries\nroot     %s\nspent    %d of %d sat in 24 hours\n", s.Network, s.Size, base64.StdEncoding.EncodeToString(s.Root[:]), s.Spent, s.Budget)
 	for _, script := range s.Scripts {
 		address, err := wallet.Address(s.Network, script)
 		if err != nil {

@@ -107,7 +107,7 @@ func TestSignerCommands(t *testing.T) {
 func TestSignerRefusesToStart(t *testing.T) {
 	flags, dir := signerFiles(t)
 	socket, state := "--signer-socket="+filepath.Join(dir, "socket"), "--state="+filepath.Join(dir, "state.json")
-	root := strings.Repeat("ab", 32)
+	root := strings.Repeat("ab12", 10) + "ab0="
 	for name, c := range map[string]struct {
 		args []string
 		say  string
