@@ -453,6 +453,44 @@ func TestSignerRefuses(t *testing.T) {
 	}
 }
 
+// The database is put back to where an attempt had no signature yet, and the
+// signed one is in a block: it is known by its id, and takes the block's copy.
+// A flip takes it back to where it was.
+func TestSignatureLost(t *testing.T) {
+	mem := newMemStore()
+	w := newWorld(t, mem)
+	signer := &refusingSigner{Signer: w.signer, refuse: errFault}
+	w.signs = signer
+	w.restart()
+	w.log.grow(1)
+	w.stepWants(anchor.ErrUnsigned)
+	old := mem.copyOf()
+	signer.refuse = nil
+	w.mustStep()
+	a := w.only()
+	signer.refuse = errFault
+	w.store, w.faults.Store = old, old
+	w.restart()
+	w.stepWants(anchor.ErrUnsigned)
+	w.wantState(a.TxID, ledger.Created)
+	w.node.mine(txOf(t, a))
+	w.mustStep()
+	w.wantState(a.TxID, ledger.Mined)
+	w.node.cut(1, false)
+	w.node.mine(foreignSpend(a.Coin, func(*wire.MsgTx) {}))
+	w.node.empty(1)
+	w.stepWants(anchor.ErrForeignSpend)
+	w.wantState(a.TxID, ledger.Replaced)
+	w.node.cut(2, false)
+	w.node.empty(3)
+	w.mustStep()
+	w.wantState(a.TxID, ledger.Sent)
+	if w.pooled() != a.TxID {
+		t.Fatal("the attempt wasn't sent again")
+	}
+	w.settle()
+}
+
 // Whichever attempt is in the best chain is the anchor. A flip between two of a
 // coin, at any depth, moves the evidence, voids what was built on the former,
 // and loses nothing.

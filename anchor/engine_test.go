@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -113,87 +112,6 @@ func TestClockThatWasSetBack(t *testing.T) {
 	w.now = w.now.Add(interval)
 	w.mustStep()
 	w.only()
-}
-
-var errFault = errors.New("scripted fault")
-
-// Every call to the store and the node fails once, in both ways; then, at the
-// same place, the process dies. The log becomes final all the same, with one
-// attempt per coin, and whatever was sent had been stored.
-func TestEveryFault(t *testing.T) {
-	type crash struct{}
-	run := func(t *testing.T, at int, applied, dies, poor bool) (calls int) {
-		w, deepest := newWorld(t, newMemStore()), 2
-		if poor { // the coin is empty, the deposit that heals it is reorganised, too
-			w, deepest = poorWorld(t, newMemStore()), 4
-			w.stepWants(wallet.ErrOutOfFunds)
-			w.deposit(50_000)
-			w.log.grow(6)
-		} else {
-			w.log.grow(7)
-		}
-		fault := func(string) (bool, error) {
-			calls++
-			switch {
-			case calls != at:
-				return true, nil
-			case dies && !applied:
-				panic(crash{})
-			}
-			return applied, errFault
-		}
-		w.node.fault, w.faults.fault = fault, fault
-		for i := range 14 {
-			if i == 3 { // the anchor is two blocks deep, and goes into another one
-				w.node.cut(deepest, true)
-				w.node.empty(deepest + 1)
-			}
-			before := calls
-			func() {
-				defer func() {
-					if r := recover(); r != nil {
-						if _, ok := r.(crash); !ok {
-							panic(r)
-						}
-						w.restart()
-					}
-				}()
-				err := w.engine.Step(t.Context(), w.epoch)
-				if errors.Is(err, ledger.ErrConflict) {
-					t.Fatalf("call %d: an unclear answer became a conflict: %v", at, err)
-				}
-				if dies && err != nil { // applied, and the process died before it knew
-					w.restart()
-				}
-			}()
-			if before < at && at <= calls {
-				w.check()
-			}
-			w.node.mine()
-			w.now = w.now.Add(10 * time.Minute)
-		}
-		w.check()
-		snap := w.snapshot()
-		if snap.Anchored != 7 || len(snap.Mined) != 0 || len(snap.Attempts) != 0 {
-			t.Fatalf("call %d: anchored %d, %d mined, %d attempts; log:\n%s", at, snap.Anchored, len(snap.Mined), len(snap.Attempts), w.logged.String())
-		}
-		return calls
-	}
-	for _, dies := range []bool{false, true} {
-		for _, applied := range []bool{false, true} {
-			for _, poor := range []bool{false, true} {
-				t.Run(fmt.Sprintf("dies=%v/applied=%v/poor=%v", dies, applied, poor), func(t *testing.T) {
-					total := run(t, 0, true, false, poor)
-					if total < 120 {
-						t.Fatalf("the run makes %d calls only", total)
-					}
-					for at := 1; at <= total; at++ {
-						run(t, at, applied, dies, poor)
-					}
-				})
-			}
-		}
-	}
 }
 
 // An attempt that lost its mempool is sent again: at each block, after the
@@ -628,69 +546,6 @@ func TestFirstCoinReorganisedAway(t *testing.T) {
 	w.wantState(a.TxID, ledger.Final)
 }
 
-// bump stores and signs a second attempt of the live coin, as a fee bump will.
-func bump(w *world, n int, rate ledger.FeeRate) (ledger.Attempt, *wire.MsgTx) {
-	w.t.Helper()
-	live := *w.snapshot().Live
-	a, err := wallet.BuildAttempt(wallet.Build{
-		Coin: ledger.Input{Outpoint: live.Outpoint, Output: live.Output}, Payload: calpe.Payload{Size: w.log.size, Root: rootOf(w.log.size)},
-		FeeRate: rate, Caps: w.caps,
-	})
-	if err != nil {
-		w.t.Fatalf("build: %v", err)
-	}
-	a.N, a.Created = n, w.now
-	ctx := w.t.Context()
-	if err := w.store.CreateAttempt(ctx, w.epoch, a); err != nil {
-		w.t.Fatalf("create: %v", err)
-	}
-	if a.Raw, err = w.signer.Sign(ctx, a.Unsigned, a.Inputs); err != nil {
-		w.t.Fatalf("sign: %v", err)
-	}
-	if err := w.store.StoreSigned(ctx, w.epoch, a.TxID, a.Raw); err != nil {
-		w.t.Fatalf("store signature: %v", err)
-	}
-	var tx wire.MsgTx
-	if err := tx.Deserialize(strings.NewReader(string(a.Raw))); err != nil {
-		w.t.Fatalf("read: %v", err)
-	}
-	return a, &tx
-}
-
-// The schema and the engine hold several attempts of a coin already: whichever
-// a block contains is the anchor, and a flip between them is an ordinary edge.
-func TestOlderAttemptMinedThenFlip(t *testing.T) {
-	w := newWorld(t, newMemStore())
-	w.log.grow(1)
-	w.mustStep()
-	older := w.only()
-	var olderTx *wire.MsgTx
-	for _, tx := range w.node.pool() {
-		olderTx = tx
-	}
-	w.log.grow(1)
-	newer, newerTx := bump(w, 2, 9*ledger.SatPerVB)
-
-	w.node.mine(newerTx)
-	w.mustStep()
-	w.wantState(newer.TxID, ledger.Mined)
-	w.wantState(older.TxID, ledger.Replaced)
-	w.node.cut(1, false)
-	w.node.mine(olderTx)
-	w.node.empty(1)
-	w.mustStep()
-	w.wantState(newer.TxID, ledger.Replaced)
-	w.wantState(older.TxID, ledger.Mined)
-	if snap := w.snapshot(); snap.Anchored != 1 {
-		t.Fatalf("anchored %d, want 1: what the older attempt doesn't cover rolls on", snap.Anchored)
-	}
-	w.now = w.now.Add(2 * interval)
-	w.settle()
-	if snap := w.snapshot(); snap.Anchored != 2 {
-		t.Fatalf("anchored %d, want 2", snap.Anchored)
-	}
-}
-
 // An engine whose epoch is over writes nothing, whatever it is at.
 func TestLostLeadership(t *testing.T) {
 	w := newWorld(t, newMemStore())
@@ -805,60 +660,5 @@ func TestDeposits(t *testing.T) {
 	w.node.mine(foreignSpend(want, func(*wire.MsgTx) {}))
 	if d, err = anchor.FindDeposit(ctx, w.node, script, 0, 100); err != nil || d.Coin.Outpoint != dust {
 		t.Fatalf("found %v (%v), want %v", d.Coin.Outpoint, err, dust)
-	}
-}
-
-// A randomised life: blocks, reorganisations, lost mempools, faults, deaths, a
-// growing log. The whole state is compared with the chain after each step.
-func TestRandomLife(t *testing.T) {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	randomLife(t, newWorld(t, newMemStore()), rand.New(rand.NewPCG(seed, 0)), 800)
-}
-
-func randomLife(t *testing.T, w *world, r *rand.Rand, steps int) {
-	t.Helper()
-	fault := func(string) (bool, error) {
-		if r.IntN(200) != 0 {
-			return true, nil
-		}
-		return r.IntN(2) == 0, errFault
-	}
-	w.node.fault, w.faults.fault = fault, fault
-	for range steps {
-		switch r.IntN(10) {
-		case 0, 1, 2:
-			w.node.mine()
-		case 3:
-			w.log.grow(uint64(r.IntN(5)))
-		case 4:
-			w.node.forget()
-		case 5:
-			w.restart()
-		case 6:
-			if depth := 1 + r.IntN(4); r.IntN(3) == 0 && w.node.height() > depth+4 {
-				w.node.cut(depth, r.IntN(2) == 0)
-				w.node.empty(depth + r.IntN(2))
-			}
-		case 7:
-			w.node.lag = r.IntN(3) * r.IntN(2)
-		case 8:
-			w.now = w.now.Add(time.Duration(r.IntN(90)) * time.Minute)
-		case 9:
-			if r.IntN(4) == 0 {
-				w.randomDeposit(r)
-			}
-		}
-		if err := w.step(); errors.Is(err, ledger.ErrConflict) || errors.Is(err, calpe.ErrLostLeadership) {
-			t.Fatalf("step: %v", err)
-		}
-	}
-	w.node.fault, w.faults.fault, w.node.lag = nil, nil, 0
-	w.node.empty(10) // whatever branch the store is on, the node's has more work now
-	w.now = w.now.Add(2 * interval)
-	w.log.grow(1)
-	w.settle()
-	if snap := w.snapshot(); snap.Anchored < 2 {
-		t.Fatalf("only %d entries were anchored", snap.Anchored)
 	}
 }

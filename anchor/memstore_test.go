@@ -24,11 +24,15 @@ type memStore struct {
 	state memState
 }
 
+// edge is a move that was made, for counting.
+type edge struct{ from, to string }
+
 type memState struct {
 	journal  []ledger.Block
 	coins    map[calpe.Outpoint]ledger.Coin
 	attempts map[calpe.BlockHash]memAttempt
 	seen     map[calpe.BlockHash]map[calpe.BlockHash]memSighting // by transaction, by block
+	walked   map[edge]int                                        // kept over a refusal: only for counting
 }
 
 type memAttempt struct {
@@ -44,16 +48,23 @@ type memSighting struct {
 func newMemStore() *memStore {
 	return &memStore{epoch: 1, state: memState{
 		coins: map[calpe.Outpoint]ledger.Coin{}, attempts: map[calpe.BlockHash]memAttempt{},
-		seen: map[calpe.BlockHash]map[calpe.BlockHash]memSighting{},
+		seen: map[calpe.BlockHash]map[calpe.BlockHash]memSighting{}, walked: map[edge]int{},
 	}}
 }
 
 func (s memState) clone() memState {
-	c := memState{journal: slices.Clone(s.journal), coins: maps.Clone(s.coins), attempts: maps.Clone(s.attempts), seen: map[calpe.BlockHash]map[calpe.BlockHash]memSighting{}}
+	c := memState{journal: slices.Clone(s.journal), coins: maps.Clone(s.coins), attempts: maps.Clone(s.attempts), seen: map[calpe.BlockHash]map[calpe.BlockHash]memSighting{}, walked: s.walked}
 	for txid, blocks := range s.seen {
 		c.seen[txid] = maps.Clone(blocks)
 	}
 	return c
+}
+
+// moves counts the moves made so far.
+func (s *memStore) moves() map[edge]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.state.walked)
 }
 
 // copyOf is an older copy of the database, to be put back later.
@@ -98,16 +109,18 @@ func (st *memState) move(by ledger.Mover, txid calpe.BlockHash, to ledger.Attemp
 	if !ok || !ledger.CanMove(ledger.AttemptEdges(), by, a.State, to) {
 		return conflict("attempt %v from %s to %s by %s", txid, a.State, to, by)
 	}
+	st.walked[edge{"attempt " + string(a.State), string(to)}]++
 	a.State = to
 	st.attempts[txid] = a
 	return nil
 }
 
 // moveCoin is a coin with its state moved along an edge of the table.
-func moveCoin(by ledger.Mover, c ledger.Coin, to ledger.CoinState) (ledger.Coin, error) {
+func (st *memState) moveCoin(by ledger.Mover, c ledger.Coin, to ledger.CoinState) (ledger.Coin, error) {
 	if !ledger.CanMove(ledger.CoinEdges(), by, c.State, to) {
 		return c, conflict("coin %v from %s to %s by %s", c.Outpoint, c.State, to, by)
 	}
+	st.walked[edge{"coin " + string(c.State), string(to)}]++
 	c.State = to
 	return c, nil
 }
@@ -156,6 +169,13 @@ func (st *memState) of(coin calpe.Outpoint) []ledger.Attempt {
 	return all
 }
 
+// all lists the attempts of a coin.
+func (s *memStore) all(coin calpe.Outpoint) []ledger.Attempt {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.of(coin)
+}
+
 func (st *memState) read(a memAttempt) ledger.Attempt {
 	out := a.Attempt
 	out.Height = 0
@@ -191,6 +211,7 @@ func (s *memStore) CreateAttempt(ctx context.Context, epoch uint64, a ledger.Att
 			return conflict("attempt %v or its number is there", a.TxID)
 		}
 		st.attempts[a.TxID] = memAttempt{Attempt: a}
+		st.walked[edge{"attempt ", string(a.State)}]++
 		return nil
 	})
 }
@@ -263,7 +284,7 @@ func (st *memState) apply(b ledger.Block, ev ledger.Event) error {
 }
 
 func (st *memState) spend(o calpe.Outpoint, state ledger.CoinState, by calpe.BlockHash, height uint32) error {
-	c, err := moveCoin(ledger.ByFollow, st.coins[o], state)
+	c, err := st.moveCoin(ledger.ByFollow, st.coins[o], state)
 	if err != nil {
 		return err
 	}
@@ -277,11 +298,12 @@ func (st *memState) make(c ledger.Coin, height uint32) error {
 		return st.revive(c.Outpoint, height)
 	}
 	st.coins[c.Outpoint] = c
+	st.walked[edge{"coin ", string(c.State)}]++
 	return nil
 }
 
 func (st *memState) revive(o calpe.Outpoint, height uint32) error {
-	c, err := moveCoin(ledger.ByFollow, st.coins[o], ledger.CoinLive)
+	c, err := st.moveCoin(ledger.ByFollow, st.coins[o], ledger.CoinLive)
 	if err != nil || c.Outpoint != o {
 		return cmp.Or(err, conflict("coin %v isn't there", o))
 	}
@@ -307,6 +329,7 @@ func (st *memState) mined(b ledger.Block, m ledger.MinedAttempt) error {
 		}
 		a.N++
 		st.attempts[txid] = memAttempt{Attempt: a, taken: true}
+		st.walked[edge{"attempt ", string(a.State)}]++
 	} else {
 		if st.attempts[txid].Coin != m.Coin {
 			return conflict("attempt %v is of another coin", txid)
@@ -360,10 +383,10 @@ func (st *memState) rewindCoins(height uint32) error {
 		case c.State == ledger.CoinVoid:
 			continue
 		case c.Height > height:
-			c, err = moveCoin(ledger.ByRewind, c, ledger.CoinVoid)
+			c, err = st.moveCoin(ledger.ByRewind, c, ledger.CoinVoid)
 			c.Height = 0
 		case c.SpentHeight > height:
-			c, err = moveCoin(ledger.ByRewind, c, ledger.CoinLive)
+			c, err = st.moveCoin(ledger.ByRewind, c, ledger.CoinLive)
 		default:
 			continue
 		}
