@@ -71,8 +71,8 @@ func TestBuildOutbids(t *testing.T) {
 }
 
 func TestCapsOfADay(t *testing.T) {
-	for day, ok := range map[int64]bool{0: true, 160: false, 161: true, -1: false} {
-		caps := wallet.Caps{FeeRate: ledger.SatPerVB, Fee: 161, Day: day}
+	for day, ok := range map[int64]bool{0: true, 228: false, 229: true, -1: false} {
+		caps := wallet.Caps{FeeRate: ledger.SatPerVB, Fee: 229, Day: day}
 		if err := caps.Validate(); (err == nil) != ok {
 			t.Errorf("a day's cap of %d sat: %v", day, err)
 		}
