@@ -281,19 +281,29 @@ func TestDatabaseWentBackDuringStep(t *testing.T) {
 	}
 }
 
-// TestPausedLeader: a leader that wakes up after another took over must not
-// publish; what it signed is taken up.
+// TestPausedLeader: a leader that wakes up after another took over signs nothing;
+// if it has signed already it must not publish, and what it signed is taken up.
 func TestPausedLeader(t *testing.T) {
 	w := newWorld(t)
 	w.grow(10)
+	signed := func() bool { return w.storage.Object(batch.CheckpointPath(11)) != nil }
 	old := w.sealer(t, new(batchtest.Faults))
 	epoch := w.state.TakeLead()
 	w.state.TakeLead()
-	if _, err := old.Seal(t.Context(), epoch); !errors.Is(err, calpe.ErrLostLeadership) {
-		t.Fatalf("a former leader recorded a checkpoint: %v", err)
+	if _, err := old.Seal(t.Context(), epoch); !errors.Is(err, calpe.ErrLostLeadership) || signed() {
+		t.Fatalf("a former leader signed a checkpoint: %v", err)
 	}
-	if err := old.Run(t.Context(), epoch); !errors.Is(err, calpe.ErrLostLeadership) {
+	if err := old.Run(t.Context(), epoch); !errors.Is(err, calpe.ErrLostLeadership) || signed() {
 		t.Fatalf("run of a former leader: %v", err)
+	}
+	old = w.sealer(t, new(batchtest.Faults), func(c *batch.SealerConfig) {
+		c.Sign = func(size uint64, root calpe.Hash) ([]byte, error) {
+			w.state.TakeLead()
+			return w.log.Sign(size, root)
+		}
+	})
+	if _, err := old.Seal(t.Context(), w.state.TakeLead()); !errors.Is(err, calpe.ErrLostLeadership) || !signed() {
+		t.Fatalf("a former leader recorded a checkpoint: %v", err)
 	}
 	w.grow(10)
 	if cp := w.seal(t); cp.Size != 21 {

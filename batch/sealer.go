@@ -30,6 +30,9 @@ type Checkpoints interface {
 	// InsertCheckpoint records the newest, durably, if epoch still leads, else
 	// [calpe.ErrLostLeadership].
 	InsertCheckpoint(ctx context.Context, epoch uint64, cp calpe.Checkpoint) error
+	// LeadsBatch is nil if epoch leads at this moment, else
+	// [calpe.ErrLostLeadership].
+	LeadsBatch(ctx context.Context, epoch uint64) error
 }
 
 // ErrForked says that the database and what was signed and published disagree on
@@ -335,8 +338,14 @@ func (s *Sealer) put(ctx context.Context, path string, data []byte) error {
 	return nil
 }
 
-// publish signs the checkpoint and makes its copy and then its row durable.
+// publish signs the checkpoint and makes its copy and then its row durable. A
+// leader that was paused while it wrote tiles signs nothing any more: a database
+// that went back meanwhile may have given its last indices to something else,
+// and a signature over what they were can't be taken back.
 func (s *Sealer) publish(ctx context.Context, epoch uint64, size uint64, root calpe.Hash) (calpe.Checkpoint, error) {
+	if err := s.cfg.Checkpoints.LeadsBatch(ctx, epoch); err != nil {
+		return calpe.Checkpoint{}, fmt.Errorf("before signing for %d entries: %w", size, err)
+	}
 	note, err := s.cfg.Sign(size, root)
 	if err != nil {
 		return calpe.Checkpoint{}, fmt.Errorf("sign checkpoint of size %d: %w", size, err)
