@@ -53,7 +53,7 @@ type RecorderConfig struct {
 	Promise time.Duration
 	// GroupSize is how many entries of single submissions go into one group. Default 1024.
 	GroupSize int
-	// Queue is how many submissions may wait. Default 4096.
+	// Queue is how many submissions may wait, of 2^20 entries at most. Default 4096.
 	Queue int
 	// Committers is how many groups are on their way to the database at the same
 	// time. Default 2: one collects while the other commits.
@@ -232,7 +232,7 @@ func (r *Recorder) Record(ctx context.Context, submission calpe.Submission) (Rec
 	w := &waiter{submission: submission, answer: make(chan answer, 1)}
 	switch full, closed := r.queue.push(w); {
 	case full:
-		return Recorded{}, calpe.Errorf(calpe.CodeTooManyRequests, "%d submissions are waiting already", r.cfg.Queue)
+		return Recorded{}, calpe.Errorf(calpe.CodeTooManyRequests, "too many submissions are waiting already")
 	case closed:
 		return Recorded{}, refusal(errStopped)
 	}

@@ -422,6 +422,30 @@ func TestFenceRaisedDuringRecovery(t *testing.T) {
 	})
 }
 
+// TestClaimsOfAnotherServer: another server has filled the log up to the limit,
+// on the same instance (the machine was set back), and died before it could
+// declare so. Whoever raises the fence next finds its claims and declares them
+// before anything else.
+func TestClaimsOfAnotherServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.start(t, new(batchtest.Faults))
+		p.mustSubmit(t, 3)
+		fence := parsed(t, w)
+		from := w.state.Next()
+		w.state.Append(calpe.OriginVoid, make([]calpe.Commitment, fence.Limit-from)...)
+		fence.Claims = []intake.Claim{{RolledFrom: from, RolledTo: from, VoidFrom: from, VoidTo: fence.Limit}}
+		fence.Limit, fence.Epoch = fence.Limit+256, fence.Epoch+1
+		w.storage.SetFence(encoded(t, fence))
+		p.mustSubmit(t, 1)
+		statements := w.state.Statements()
+		if len(w.recoveries(t)) != 1 || statements[0].Index != fence.Claims[0].VoidTo {
+			t.Errorf("the first entry behind the void ones is not their declaration: %+v", statements)
+		}
+		w.check(t)
+	})
+}
+
 func encoded(t *testing.T, f intake.Fence) []byte {
 	t.Helper()
 	data, err := json.Marshal(f)
