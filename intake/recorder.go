@@ -44,6 +44,10 @@ type RecorderConfig struct {
 	// Anchored, if set, is the largest size of this log that is known to be in
 	// Bitcoin. Intake halts if the log can't reach it.
 	Anchored func(ctx context.Context) (uint64, error)
+	// Trustworthy, if set, is nil if the database, as it runs now, keeps what it
+	// commits. Intake asks before it goes on on another instance than the fence's,
+	// which may be set up in another way than the one before.
+	Trustworthy func(ctx context.Context) error
 	// Acknowledge signs acknowledgements, Statements what recovery declares: keys
 	// of the log's identity.
 	Acknowledge note.Signer

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -371,6 +372,39 @@ func TestAnchoredWithinReach(t *testing.T) {
 		down.Store(false)
 		batchtest.Pass(2 * time.Second)
 		p.wantState(t, intake.StateOpen)
+		p.mustSubmit(t, 1)
+		w.check(t)
+	})
+}
+
+// TestFailoverToLooseSettings: the server that took over loses commits in a power
+// cut. Nothing is promised on it until that is mended.
+func TestFailoverToLooseSettings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		var loose atomic.Bool
+		p := w.start(t, new(batchtest.Faults), func(c *intake.RecorderConfig) {
+			c.Trustworthy = func(context.Context) error {
+				if loose.Load() {
+					return errors.New("fsync is off")
+				}
+				return nil
+			}
+		})
+		p.mustSubmit(t, 3)
+		fence := parsed(t, w)
+		loose.Store(true)
+		w.state.Restart()
+		batchtest.Pass(time.Minute)
+		p.wantState(t, intake.StateJoining)
+		if err := p.Status().Ready(); err == nil || !strings.Contains(err.Error(), "fsync is off") {
+			t.Errorf("readiness doesn't say why: %v", err)
+		}
+		if now := parsed(t, w); !reflect.DeepEqual(now, fence) || w.state.Next() != 4 {
+			t.Errorf("fence %+v, %d entries, want nothing changed", now, w.state.Next())
+		}
+		loose.Store(false)
+		batchtest.Pass(2 * time.Second)
 		p.mustSubmit(t, 1)
 		w.check(t)
 	})

@@ -130,6 +130,7 @@ func (a *app) recorderConfig(db *postgres.DB, objects *s3.Store, published *batc
 	return intake.RecorderConfig{
 		Log: identity.Hash(), Groups: db, Recovery: db, Checkpoints: db, Fence: objects, Published: published,
 		Anchored:    db.Anchors().Anchored,
+		Trustworthy: func(ctx context.Context) error { return db.CheckSettings(ctx, a.Database.AllowAsyncStandby) },
 		Acknowledge: keys.acknowledgement, Statements: keys.statement,
 		Promise: promise, Now: a.now, Logger: a.log,
 	}
