@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -312,6 +313,42 @@ func TestPausedLeader(t *testing.T) {
 	if rows := w.state.CheckpointRows(); len(rows) != 2 || rows[0].Size != 11 {
 		t.Fatalf("the checkpoint that the former leader signed was not taken up: %d rows", len(rows))
 	}
+}
+
+// objectsThen lets something happen before its first write.
+type objectsThen struct {
+	batch.Objects
+	once    sync.Once
+	happens func()
+}
+
+func (o *objectsThen) PutLogObject(ctx context.Context, path string, data []byte, contentType, cacheControl string) error {
+	o.once.Do(o.happens)
+	return o.Objects.PutLogObject(ctx, path, data, contentType, cacheControl)
+}
+
+// TestLeaderPausedOverRecovery: while a leader is paused the database goes back,
+// others take its place, and their tiles are signed. When it wakes up it must not
+// put its own over them.
+func TestLeaderPausedOverRecovery(t *testing.T) {
+	w := newWorld(t)
+	w.grow(299)
+	w.seal(t)
+	w.grow(500)
+	paused := w.sealer(t, new(batchtest.Faults), func(c *batch.SealerConfig) {
+		c.Objects = &objectsThen{Objects: c.Objects, happens: func() {
+			w.state.GoBack(300)
+			w.next += 1000 // other entries than before
+			w.grow(700)
+			w.seal(t)
+		}}
+	})
+	if _, err := paused.Seal(t.Context(), w.state.TakeLead()); !errors.Is(err, calpe.ErrLostLeadership) {
+		t.Errorf("got %v", err)
+	}
+	w.check(t)
+	w.grow(10)
+	w.seal(t)
 }
 
 func TestPreflight(t *testing.T) {
