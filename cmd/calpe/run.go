@@ -123,7 +123,7 @@ func Run(ctx context.Context, args []string, sys System) int {
 		return exited
 	}
 	if err != nil {
-		return a.fail(fmt.Errorf("%w; see calpe --help", err))
+		return a.fail(fmt.Errorf("%w; see %s --help", err, commandOf(err)))
 	}
 	command.BindTo(ctx, (*context.Context)(nil))
 	if err := command.Run(a); err != nil {
@@ -133,6 +133,14 @@ func Run(ctx context.Context, args []string, sys System) int {
 		return a.fail(err)
 	}
 	return exitOK
+}
+
+// commandOf is how far the command line could be read: "calpe verify".
+func commandOf(err error) string {
+	if wrong, ok := errors.AsType[*kong.ParseError](err); ok && wrong.Context.Selected() != nil {
+		return wrong.Context.Selected().FullPath()
+	}
+	return "calpe"
 }
 
 // variables resolves flags that aren't on the command line from the variable in

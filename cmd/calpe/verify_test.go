@@ -127,6 +127,18 @@ func TestVerifyExitCodes(t *testing.T) {
 	}
 }
 
+// Arguments in the wrong order are a slip, and refute nothing.
+func TestVerifySwapped(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	file, receiptFile := h.final("a.txt", "hello")
+	h.expect(exitUsage, []string{"verify", receiptFile, file, "--headers", h.headers()}, "the document comes first")
+	h.write("a.txt.ots", []byte("\x00OpenTimestamps\x00\x00Proof\x00\xbf\x89\xe2\xe8\x84\xe8\x92\x94\x01"))
+	h.expect(exitUsage, []string{"verify", h.path("a.txt.ots"), file, "--headers", h.headers()}, "the document comes first")
+	h.write("broken", []byte("{"))
+	h.expect(exitRefuted, []string{"verify", file, h.path("broken"), "--headers", h.headers()}, "not a receipt that can be read")
+}
+
 // The states before the anchor: not yet, and never refuted.
 func TestVerifyBeforeTheAnchor(t *testing.T) {
 	t.Parallel()
