@@ -231,8 +231,7 @@ func TestVerifyWithNode(t *testing.T) {
 	h.expect(exitOK, verify, "HOLDS")
 	h.expect(exitNotYet, append(verify, "--depth", "7"), "6 blocks deep")
 
-	n.chain = newChain(t)
-	n.chain.mine(10, 9)
+	n.change(func() { n.chain = newChain(t).fork(0, 10, 9) })
 	h.expect(exitRefuted, verify, "reorganised away")
 
 	// A header with less work than its network demands.
@@ -243,10 +242,10 @@ func TestVerifyWithNode(t *testing.T) {
 			break
 		}
 	}
-	n.chain = easy
+	n.change(func() { n.chain = easy })
 	h.expect(exitUsage, verify, "fetch the header at height 2")
 
-	n.chain = &testChain{t, [][]byte{make([]byte, 80)}}
+	n.change(func() { n.chain = &testChain{t, [][]byte{make([]byte, 80)}} })
 	h.expect(exitUsage, verify, "genesis block of no network")
 	h.expect(exitUsage, []string{"verify", file, path, "--node", n.url}, "credentials")
 	h.expect(exitUsage, []string{"verify", file, path, "--node", "http://127.0.0.1:1"}, "not available")
@@ -258,7 +257,7 @@ func TestVerifyWithNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.chain = &testChain{t, [][]byte{p.Genesis[:]}}
+	n.change(func() { n.chain = &testChain{t, [][]byte{p.Genesis[:]}} })
 	h.expect(exitUsage, verify, "still syncing")
 }
 
@@ -289,7 +288,7 @@ func TestVerifyAsksNoNodeWithoutAnchor(t *testing.T) {
 	h.expect(exitOK, []string{"upload", file})
 	n := newNode(t, h.s.chain)
 	h.expect(exitNotYet, append([]string{"verify", file, file + ".receipt.json"}, n.flags()...))
-	if n.calls != 0 {
-		t.Errorf("the node was asked %d times", n.calls)
+	if calls := n.asked(); calls != 0 {
+		t.Errorf("the node was asked %d times", calls)
 	}
 }
