@@ -414,7 +414,7 @@ func (c *Calendar) getHome(w http.ResponseWriter, r *http.Request) {
 	}
 	text := fmt.Sprintf("This is an OpenTimestamps calendar, https://opentimestamps.org.\n\n"+
 		"address    %s\nlog        %s\nidentity   %s\nnetwork    %s\nentries    %d\nfinal      %d\n\n"+
-		"To stamp a file:     ots stamp -c %s -m 1 FILE\nand an hour later:   ots upgrade -c %s FILE.ots\n",
+		"To stamp a file:     ots stamp -c %s -m 1 FILE\nand an hour later:   ots -l %s upgrade FILE.ots\n",
 		c.cfg.URI, c.cfg.Identity.Origin, c.cfg.Identity.Hash(), c.cfg.Identity.Network, marks.Next, marks.Final, c.cfg.URI, c.cfg.URI)
 	if c.cfg.Identity.Network != calpe.Mainnet {
 		text += "\nThis is a test network: its timestamps have no evidential value.\n"

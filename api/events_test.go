@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,15 +18,33 @@ import (
 
 // following is an event stream that runs.
 type following struct {
-	rec  *httptest.ResponseRecorder
+	rec  *streamRecorder
 	stop context.CancelFunc
 	done chan struct{}
+}
+
+// streamRecorder is a recorder that is read while it is written.
+type streamRecorder struct {
+	*httptest.ResponseRecorder
+	mu sync.Mutex
+}
+
+func (r *streamRecorder) Write(data []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ResponseRecorder.Write(data)
+}
+
+func (r *streamRecorder) body() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.Body.String()
 }
 
 // follow opens an event stream, and waits until it has said what there is to say.
 func (w *world) follow(target string, header ...string) *following {
 	ctx, cancel := context.WithCancel(context.Background())
-	f := &following{httptest.NewRecorder(), cancel, make(chan struct{})}
+	f := &following{&streamRecorder{ResponseRecorder: httptest.NewRecorder()}, cancel, make(chan struct{})}
 	r := httptest.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	r.Header.Set("Authorization", "Bearer calpe_alice")
 	for i := 0; i < len(header); i += 2 {
@@ -42,7 +61,7 @@ func (w *world) follow(target string, header ...string) *following {
 // said is the stream until now.
 func (f *following) said() string {
 	synctest.Wait()
-	return f.rec.Body.String()
+	return f.rec.body()
 }
 
 func (f *following) ended() bool {
@@ -110,7 +129,7 @@ func TestEvents(t *testing.T) {
 			if !f.ended() {
 				t.Fatalf("%s stream goes on after the last state", name)
 			}
-			if got := f.rec.Body.String(); got != want {
+			if got := f.rec.body(); got != want {
 				t.Errorf("%s stream:\n%s\nwant\n%s", name, got, want)
 			}
 		}
@@ -120,8 +139,8 @@ func TestEvents(t *testing.T) {
 		if again := w.follow(at+"/events", "Last-Event-ID", "final"); !again.ended() || again.rec.Code != http.StatusNoContent {
 			t.Errorf("who had the last event: %d", again.rec.Code)
 		}
-		if again := w.follow(at+"/events", "Last-Event-ID", "confirmed"); !again.ended() || again.rec.Body.String() != event(1, "final") {
-			t.Errorf("who missed the last event: %q", again.rec.Body)
+		if again := w.follow(at+"/events", "Last-Event-ID", "confirmed"); !again.ended() || again.rec.body() != event(1, "final") {
+			t.Errorf("who missed the last event: %q", again.rec.body())
 		}
 	})
 }

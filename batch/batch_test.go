@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -281,19 +282,29 @@ func TestDatabaseWentBackDuringStep(t *testing.T) {
 	}
 }
 
-// TestPausedLeader: a leader that wakes up after another took over must not
-// publish; what it signed is taken up.
+// TestPausedLeader: a leader that wakes up after another took over signs nothing;
+// if it has signed already it must not publish, and what it signed is taken up.
 func TestPausedLeader(t *testing.T) {
 	w := newWorld(t)
 	w.grow(10)
+	signed := func() bool { return w.storage.Object(batch.CheckpointPath(11)) != nil }
 	old := w.sealer(t, new(batchtest.Faults))
 	epoch := w.state.TakeLead()
 	w.state.TakeLead()
-	if _, err := old.Seal(t.Context(), epoch); !errors.Is(err, calpe.ErrLostLeadership) {
-		t.Fatalf("a former leader recorded a checkpoint: %v", err)
+	if _, err := old.Seal(t.Context(), epoch); !errors.Is(err, calpe.ErrLostLeadership) || signed() {
+		t.Fatalf("a former leader signed a checkpoint: %v", err)
 	}
-	if err := old.Run(t.Context(), epoch); !errors.Is(err, calpe.ErrLostLeadership) {
+	if err := old.Run(t.Context(), epoch); !errors.Is(err, calpe.ErrLostLeadership) || signed() {
 		t.Fatalf("run of a former leader: %v", err)
+	}
+	old = w.sealer(t, new(batchtest.Faults), func(c *batch.SealerConfig) {
+		c.Sign = func(size uint64, root calpe.Hash) ([]byte, error) {
+			w.state.TakeLead()
+			return w.log.Sign(size, root)
+		}
+	})
+	if _, err := old.Seal(t.Context(), w.state.TakeLead()); !errors.Is(err, calpe.ErrLostLeadership) || !signed() {
+		t.Fatalf("a former leader recorded a checkpoint: %v", err)
 	}
 	w.grow(10)
 	if cp := w.seal(t); cp.Size != 21 {
@@ -302,6 +313,42 @@ func TestPausedLeader(t *testing.T) {
 	if rows := w.state.CheckpointRows(); len(rows) != 2 || rows[0].Size != 11 {
 		t.Fatalf("the checkpoint that the former leader signed was not taken up: %d rows", len(rows))
 	}
+}
+
+// objectsThen lets something happen before its first write.
+type objectsThen struct {
+	batch.Objects
+	once    sync.Once
+	happens func()
+}
+
+func (o *objectsThen) PutLogObject(ctx context.Context, path string, data []byte, contentType, cacheControl string) error {
+	o.once.Do(o.happens)
+	return o.Objects.PutLogObject(ctx, path, data, contentType, cacheControl)
+}
+
+// TestLeaderPausedOverRecovery: while a leader is paused the database goes back,
+// others take its place, and their tiles are signed. When it wakes up it must not
+// put its own over them.
+func TestLeaderPausedOverRecovery(t *testing.T) {
+	w := newWorld(t)
+	w.grow(299)
+	w.seal(t)
+	w.grow(500)
+	paused := w.sealer(t, new(batchtest.Faults), func(c *batch.SealerConfig) {
+		c.Objects = &objectsThen{Objects: c.Objects, happens: func() {
+			w.state.GoBack(300)
+			w.next += 1000 // other entries than before
+			w.grow(700)
+			w.seal(t)
+		}}
+	})
+	if _, err := paused.Seal(t.Context(), w.state.TakeLead()); !errors.Is(err, calpe.ErrLostLeadership) {
+		t.Errorf("got %v", err)
+	}
+	w.check(t)
+	w.grow(10)
+	w.seal(t)
 }
 
 func TestPreflight(t *testing.T) {

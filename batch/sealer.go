@@ -30,6 +30,9 @@ type Checkpoints interface {
 	// InsertCheckpoint records the newest, durably, if epoch still leads, else
 	// [calpe.ErrLostLeadership].
 	InsertCheckpoint(ctx context.Context, epoch uint64, cp calpe.Checkpoint) error
+	// LeadsBatch is nil if epoch leads at this moment, else
+	// [calpe.ErrLostLeadership].
+	LeadsBatch(ctx context.Context, epoch uint64) error
 }
 
 // ErrForked says that the database and what was signed and published disagree on
@@ -221,7 +224,7 @@ func (s *Sealer) Seal(ctx context.Context, epoch uint64) (calpe.Checkpoint, erro
 	if err != nil {
 		return calpe.Checkpoint{}, err
 	}
-	if err := s.store(ctx, b, head.Size); err != nil {
+	if err := s.store(ctx, epoch, b, head.Size); err != nil {
 		return calpe.Checkpoint{}, err
 	}
 	// Crash here: tiles without a checkpoint. Nobody has been told of them; the
@@ -289,7 +292,7 @@ func (s *Sealer) edge(ctx context.Context, cp calpe.Checkpoint) (*merkle.Builder
 
 // store writes the bundles and tiles that changed since the log had oldSize
 // entries. They are durable when it returns nil (I4).
-func (s *Sealer) store(ctx context.Context, g grown, oldSize uint64) error {
+func (s *Sealer) store(ctx context.Context, epoch uint64, g grown, oldSize uint64) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(s.cfg.Writers)
 	for b := range merkle.BundlesFor(oldSize, g.tree.Size()) {
@@ -298,11 +301,11 @@ func (s *Sealer) store(ctx context.Context, g grown, oldSize uint64) error {
 			if err != nil {
 				return err
 			}
-			return s.put(ctx, merkle.EntryBundlePath(b.Index, b.Width), data)
+			return s.put(ctx, epoch, merkle.EntryBundlePath(b.Index, b.Width), data)
 		})
 	}
 	for _, t := range g.tree.Tiles() {
-		group.Go(func() error { return s.put(ctx, t.Path(), t.Data) })
+		group.Go(func() error { return s.put(ctx, epoch, t.Path(), t.Data) })
 	}
 	return group.Wait()
 }
@@ -320,10 +323,14 @@ func (g grown) bundle(b merkle.Bundle) ([]byte, error) {
 // put writes a tile or bundle that ends above every signed checkpoint. What is
 // there with other bytes is left over from a step that crashed before it signed
 // anything, and whose entries were then lost with the database: nobody was ever
-// told of it, so it is replaced.
-func (s *Sealer) put(ctx context.Context, path string, data []byte) error {
+// told of it, so it is replaced. Unless this is the step of old: a leader that
+// was paused in it must not put what was lost over what has been signed since.
+func (s *Sealer) put(ctx context.Context, epoch uint64, path string, data []byte) error {
 	err := s.cfg.Objects.PutLogObject(ctx, path, data, typeTile, cacheForEver)
 	if errors.Is(err, calpe.ErrExists) {
+		if err := s.cfg.Checkpoints.LeadsBatch(ctx, epoch); err != nil {
+			return fmt.Errorf("before replacing %s: %w", path, err)
+		}
 		s.log.WarnContext(ctx, "replacing a tile that no checkpoint covers, left over from before a recovery", slog.String("path", path))
 		err = s.cfg.Objects.ReplaceLogObject(ctx, path, data, typeTile, cacheForEver)
 	}
@@ -335,8 +342,14 @@ func (s *Sealer) put(ctx context.Context, path string, data []byte) error {
 	return nil
 }
 
-// publish signs the checkpoint and makes its copy and then its row durable.
+// publish signs the checkpoint and makes its copy and then its row durable. A
+// leader that was paused while it wrote tiles signs nothing any more: a database
+// that went back meanwhile may have given its last indices to something else,
+// and a signature over what they were can't be taken back.
 func (s *Sealer) publish(ctx context.Context, epoch uint64, size uint64, root calpe.Hash) (calpe.Checkpoint, error) {
+	if err := s.cfg.Checkpoints.LeadsBatch(ctx, epoch); err != nil {
+		return calpe.Checkpoint{}, fmt.Errorf("before signing for %d entries: %w", size, err)
+	}
 	note, err := s.cfg.Sign(size, root)
 	if err != nil {
 		return calpe.Checkpoint{}, fmt.Errorf("sign checkpoint of size %d: %w", size, err)

@@ -72,7 +72,7 @@ func (r *Recorder) RegisterAgency(ctx context.Context, body statement.Agency) (R
 	body.Log, body.Time = r.cfg.Log, r.cfg.Now().UTC().Truncate(time.Second)
 	signed, err := statement.Sign(r.cfg.Statements, body)
 	if err != nil {
-		return Recorded{}, &calpe.Error{Code: calpe.CodeInvalidRequest, Message: "the agency can't be registered: " + err.Error(), Err: err}
+		return Recorded{}, &calpe.Error{Code: calpe.CodeInvalidRequest, Message: "the agency can't be registered", Err: err}
 	}
 	submission := statementSubmission(signed)
 	submission.Agency = &calpe.Agency{ID: body.Agency, Name: body.Name, Key: body.Key, Added: body.Time}

@@ -360,8 +360,8 @@ func (g *gate) raise(ctx context.Context, low, need uint64) error {
 		if fence, etag, err = g.swap(ctx, want, etag); err != nil {
 			return err
 		}
-		if !fence.Instance.Equal(p.instance) {
-			g.doubt(p.generation, errors.New("another server has joined on another database instance"))
+		if !fence.Instance.Equal(p.instance) || len(fence.Claims) > 0 {
+			g.doubt(p.generation, errors.New("another server has recovered the log meanwhile"))
 			return nil
 		}
 	}

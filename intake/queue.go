@@ -28,15 +28,20 @@ func (w *waiter) alone() bool {
 	return s.Agency != nil || s.Document == nil && len(s.Commitments) > 1
 }
 
-// queue holds the waiters, bounded. Safe for concurrent use.
+// queue holds the waiters, bounded in number and in entries. Safe for concurrent use.
 type queue struct {
 	limit int
 	ready chan struct{} // capacity 1: there may be something to take, or the queue is closed
 
 	mu      sync.Mutex
 	waiting []*waiter
+	entries int // of all that wait
 	closed  bool
 }
+
+// maxWaitingEntries bounds the memory of bulk requests that wait, whose clients
+// may have gone: 32 MiB. What isn't bulk is bounded by its number.
+const maxWaitingEntries = 1 << 20
 
 func newQueue(limit int) *queue {
 	return &queue{limit: limit, ready: make(chan struct{}, 1)}
@@ -49,10 +54,12 @@ func (q *queue) push(w *waiter) (full, closed bool) {
 	if q.closed {
 		return false, true
 	}
-	if len(q.waiting) >= q.limit {
+	n := len(w.submission.Commitments)
+	if len(q.waiting) >= q.limit || w.alone() && q.entries > 0 && q.entries+n > maxWaitingEntries {
 		return true, false
 	}
 	q.waiting = append(q.waiting, w)
+	q.entries += n
 	q.wake()
 	return false, false
 }
@@ -72,6 +79,9 @@ func (q *queue) take(most int) (group []*waiter, done bool) {
 		if w.alone() {
 			break
 		}
+	}
+	for _, w := range group {
+		q.entries -= len(w.submission.Commitments)
 	}
 	clear(q.waiting[:len(group)])
 	q.waiting = q.waiting[len(group):]

@@ -44,6 +44,10 @@ type RecorderConfig struct {
 	// Anchored, if set, is the largest size of this log that is known to be in
 	// Bitcoin. Intake halts if the log can't reach it.
 	Anchored func(ctx context.Context) (uint64, error)
+	// Trustworthy, if set, is nil if the database, as it runs now, keeps what it
+	// commits. Intake asks before it goes on on another instance than the fence's,
+	// which may be set up in another way than the one before.
+	Trustworthy func(ctx context.Context) error
 	// Acknowledge signs acknowledgements, Statements what recovery declares: keys
 	// of the log's identity.
 	Acknowledge note.Signer
@@ -53,7 +57,7 @@ type RecorderConfig struct {
 	Promise time.Duration
 	// GroupSize is how many entries of single submissions go into one group. Default 1024.
 	GroupSize int
-	// Queue is how many submissions may wait. Default 4096.
+	// Queue is how many submissions may wait, of 2^20 entries at most. Default 4096.
 	Queue int
 	// Committers is how many groups are on their way to the database at the same
 	// time. Default 2: one collects while the other commits.
@@ -232,7 +236,7 @@ func (r *Recorder) Record(ctx context.Context, submission calpe.Submission) (Rec
 	w := &waiter{submission: submission, answer: make(chan answer, 1)}
 	switch full, closed := r.queue.push(w); {
 	case full:
-		return Recorded{}, calpe.Errorf(calpe.CodeTooManyRequests, "%d submissions are waiting already", r.cfg.Queue)
+		return Recorded{}, calpe.Errorf(calpe.CodeTooManyRequests, "too many submissions are waiting already")
 	case closed:
 		return Recorded{}, refusal(errStopped)
 	}

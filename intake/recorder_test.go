@@ -427,6 +427,53 @@ func TestQueueIsBounded(t *testing.T) {
 	})
 }
 
+// TestBulkIsBounded: requests with many commitments wait in the queue even when
+// their clients have gone, so their number alone bounds nothing.
+func TestBulkIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		started, goOn := make(chan struct{}), make(chan struct{})
+		p := w.start(t, new(batchtest.Faults), func(c *intake.RecorderConfig) {
+			c.Committers, c.AnswerTimeout = 1, time.Hour
+			c.Groups = slow{c.Groups.(batchtest.Database), started, goOn}
+		})
+		var wg sync.WaitGroup
+		wg.Go(func() { p.mustSubmit(t, 1) })
+		<-started
+		bulk := calpe.Submission{Commitments: make([]calpe.Commitment, calpe.MaxGroup)}
+		for i := range bulk.Commitments {
+			bulk.Commitments[i] = calpe.Commitment{1}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		taken := 0
+		for range 20 {
+			gone := make(chan error)
+			go func() {
+				_, err := p.Record(ctx, bulk)
+				gone <- err
+			}()
+			synctest.Wait()
+			select {
+			case err := <-gone:
+				if code(err) != calpe.CodeTooManyRequests {
+					t.Errorf("bulk %d: %v", taken, err)
+				}
+			default:
+				taken++
+				wg.Go(func() { <-gone })
+			}
+		}
+		if taken != 16 {
+			t.Errorf("%d requests of %d commitments wait, want 16", taken, calpe.MaxGroup)
+		}
+		wg.Go(func() { p.mustSubmit(t, 1) }) // there is a place for a small one all the same
+		synctest.Wait()
+		cancel()
+		close(goOn)
+		wg.Wait()
+	})
+}
+
 func TestStopDrains(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -149,6 +149,17 @@ func (g *gate) anchored(ctx context.Context) (uint64, error) {
 	return size, nil
 }
 
+// trustworthy is nil if the database may be promised on.
+func (g *gate) trustworthy(ctx context.Context) error {
+	if g.cfg.Trustworthy == nil {
+		return nil
+	}
+	if err := g.cfg.Trustworthy(ctx); err != nil {
+		return fmt.Errorf("the database is not one to promise on: %w", err)
+	}
+	return nil
+}
+
 // recover brings the log up to the fence and gives the fence the instance that
 // the database is now. It runs under the intake lock, on the connection that
 // holds it. Another server may have done all of it meanwhile.
@@ -170,6 +181,9 @@ func (g *gate) recover(ctx context.Context) (fence Fence, etag string, next uint
 	if back || !fence.Instance.Equal(instance) {
 		g.log.WarnContext(ctx, "the database is another instance than the one that made the last promises: recovering",
 			slog.Any("promised by", fence.Instance), slog.Any("now", instance), slog.Uint64("entries", next), slog.Uint64("limit", fence.Limit), slog.Bool("went back", back))
+		if err := g.trustworthy(ctx); err != nil {
+			return Fence{}, "", 0, err
+		}
 		if err := g.restore(ctx, fence, next); err != nil {
 			return Fence{}, "", 0, err
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -376,6 +377,39 @@ func TestAnchoredWithinReach(t *testing.T) {
 	})
 }
 
+// TestFailoverToLooseSettings: the server that took over loses commits in a power
+// cut. Nothing is promised on it until that is mended.
+func TestFailoverToLooseSettings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		var loose atomic.Bool
+		p := w.start(t, new(batchtest.Faults), func(c *intake.RecorderConfig) {
+			c.Trustworthy = func(context.Context) error {
+				if loose.Load() {
+					return errors.New("fsync is off")
+				}
+				return nil
+			}
+		})
+		p.mustSubmit(t, 3)
+		fence := parsed(t, w)
+		loose.Store(true)
+		w.state.Restart()
+		batchtest.Pass(time.Minute)
+		p.wantState(t, intake.StateJoining)
+		if err := p.Status().Ready(); err == nil || !strings.Contains(err.Error(), "fsync is off") {
+			t.Errorf("readiness doesn't say why: %v", err)
+		}
+		if now := parsed(t, w); !reflect.DeepEqual(now, fence) || w.state.Next() != 4 {
+			t.Errorf("fence %+v, %d entries, want nothing changed", now, w.state.Next())
+		}
+		loose.Store(false)
+		batchtest.Pass(2 * time.Second)
+		p.mustSubmit(t, 1)
+		w.check(t)
+	})
+}
+
 // TestOperatorMakesFence: the operator says that a missing fence is fine.
 func TestOperatorMakesFence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -417,6 +451,30 @@ func TestFenceRaisedDuringRecovery(t *testing.T) {
 		p.wantState(t, intake.StateOpen)
 		if r, err := p.submit(t); err != nil || r.First < raised.Limit {
 			t.Errorf("index %d below the limit %d of the other server, %v", r.First, raised.Limit, err)
+		}
+		w.check(t)
+	})
+}
+
+// TestClaimsOfAnotherServer: another server has filled the log up to the limit,
+// on the same instance (the machine was set back), and died before it could
+// declare so. Whoever raises the fence next finds its claims and declares them
+// before anything else.
+func TestClaimsOfAnotherServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.start(t, new(batchtest.Faults))
+		p.mustSubmit(t, 3)
+		fence := parsed(t, w)
+		from := w.state.Next()
+		w.state.Append(calpe.OriginVoid, make([]calpe.Commitment, fence.Limit-from)...)
+		fence.Claims = []intake.Claim{{RolledFrom: from, RolledTo: from, VoidFrom: from, VoidTo: fence.Limit}}
+		fence.Limit, fence.Epoch = fence.Limit+256, fence.Epoch+1
+		w.storage.SetFence(encoded(t, fence))
+		p.mustSubmit(t, 1)
+		statements := w.state.Statements()
+		if len(w.recoveries(t)) != 1 || statements[0].Index != fence.Claims[0].VoidTo {
+			t.Errorf("the first entry behind the void ones is not their declaration: %+v", statements)
 		}
 		w.check(t)
 	})

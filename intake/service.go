@@ -143,16 +143,18 @@ func (s *Service) Upload(ctx context.Context, u Upload) (Uploaded, error) {
 	if err := s.cfg.Recorder.ready(); err != nil {
 		return Uploaded{}, err // before the client sends gigabytes for nothing
 	}
-	certification, err := s.checkCertification(ctx, u.Certification)
-	if err != nil {
-		return Uploaded{}, err
-	}
+	// Before the certification is judged: it may have ended since, and a repeated
+	// request gets the answer of the first.
 	earlier, err := s.earlier(ctx, u)
 	if err != nil {
 		return Uploaded{}, err
 	}
 	if earlier != nil {
 		return s.repeat(ctx, u, *earlier)
+	}
+	certification, err := s.checkCertification(ctx, u.Certification)
+	if err != nil {
+		return Uploaded{}, err
 	}
 	return s.store(ctx, u, certification)
 }

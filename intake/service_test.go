@@ -389,10 +389,11 @@ func TestUploadAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		d := newDesk(t, w, new(batchtest.Faults))
+		certificate := certify(t, d.agency, "certified", func(c *statement.Certification) { c.ValidUntil = c.Issued })
 		keyed := func(edit func(*intake.Upload)) intake.Upload {
 			u := upload("certified")
 			u.IdempotencyKey = "key-1"
-			u.Certification = certify(t, d.agency, "certified", nil)
+			u.Certification = certificate
 			if edit != nil {
 				edit(&u)
 			}
@@ -402,6 +403,7 @@ func TestUploadAgain(t *testing.T) {
 		if err != nil || first.Existing {
 			t.Fatal(err)
 		}
+		batchtest.Pass(7 * 24 * time.Hour) // the certification has ended since
 		again, err := d.Upload(t.Context(), keyed(nil))
 		if err != nil || !again.Existing {
 			t.Fatalf("again: %+v, %v", again, err)
@@ -419,6 +421,7 @@ func TestUploadAgain(t *testing.T) {
 			"media type":       func(u *intake.Upload) { u.MediaType = "text/plain" },
 			"name as type":     func(u *intake.Upload) { u.Name, u.MediaType = "a.pdfapplication/pdf", "" },
 			"no certification": func(u *intake.Upload) { u.Certification = nil },
+			"certification":    func(u *intake.Upload) { u.Certification = certify(t, d.agency, "certified", nil) },
 		} {
 			if _, err := d.Upload(t.Context(), keyed(edit)); code(err) != calpe.CodeIdempotencyMismatch {
 				t.Errorf("another %s: %v", name, err)
@@ -436,7 +439,7 @@ func TestUploadAgain(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		other, err := d.Upload(t.Context(), keyed(func(u *intake.Upload) { u.Owner = "bert" }))
+		other, err := d.Upload(t.Context(), keyed(func(u *intake.Upload) { u.Owner, u.Certification = "bert", nil }))
 		if err != nil || other.ID == first.ID {
 			t.Errorf("another owner with the same key: %v", err)
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -198,10 +199,40 @@ func (d *deployment) refuseStores() {
 	}
 	d.writeLogObject(path, copied)
 
-	fence := d.readObject(d.env["CALPE_S3_DOCUMENTS_BUCKET"], fenceObject)
 	d.removeObject(d.env["CALPE_S3_DOCUMENTS_BUCKET"], fenceObject)
 	d.takesNothing("the fence is gone", "intake-stopped", "intake is halted")
-	d.writeObject(d.env["CALPE_S3_DOCUMENTS_BUCKET"], fenceObject, fence)
+	d.restoreFence()
+}
+
+// restoreFence brings the fence back that is deleted, and makes a new one when
+// nothing is left of it.
+func (d *deployment) restoreFence() {
+	t := d.t
+	t.Helper()
+	takes := func() {
+		t.Helper()
+		s := d.serve(freeAddress(t), nil)
+		s.awaitReady()
+		s.kill()
+	}
+	refused := func(want string) {
+		t.Helper()
+		if _, errs, code := d.calped(nil, "log", "restore-fence"); code != 1 || !strings.Contains(errs, want) {
+			t.Errorf("restore-fence: exit code %d\n%s\nwant %q", code, errs, want)
+		}
+	}
+	d.must("log", "restore-fence")
+	takes()
+	refused("the fence is there")
+	bucket, storage := d.env["CALPE_S3_DOCUMENTS_BUCKET"], d.objectStorage()
+	for v := range storage.ListObjects(t.Context(), bucket, minio.ListObjectsOptions{Prefix: fenceObject, WithVersions: true}) {
+		if err := errors.Join(v.Err, storage.RemoveObject(t.Context(), bucket, v.Key, minio.RemoveObjectOptions{VersionID: v.VersionID})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused("no version of the fence is left")
+	d.must("log", "restore-fence", "--create")
+	takes()
 }
 
 // readKey reads one of the service's signing keys.

@@ -276,5 +276,6 @@ const (
 	codeWarmingUp      = -28
 	codeMethodNotFound = -32601
 	codeInvalidRequest = -32600
+	codeInternalError  = -32603
 	codeAlreadyInChain = -27
 )

@@ -340,15 +340,16 @@ func TestFeeRate(t *testing.T) {
 		ok                               bool
 		err                              error
 	}{
-		"core":             {smart: `{"feerate":0.00012345,"blocks":6}`, want: 12345, ok: true},
-		"core, no data":    {smart: `{"errors":["Insufficient data or no feerate found"],"blocks":6}`},
-		"core, negative":   {smart: `{"feerate":-1}`},
-		"core, absurd":     {smart: `{"feerate":1e300}`},
-		"core, warming up": {smartErr: `{"code":-28,"message":"…"}`, err: bitcoin.ErrWarmingUp},
-		"btcd":             {smartErr: absent, plain: "0.00001", want: 1000, ok: true},
-		"btcd, no data":    {smartErr: absent, plain: "0"},
-		"btcd, too young":  {smartErr: absent, plainErr: `{"code":-32600,"message":"Invalid request: malformed"}`},
-		"neither":          {smartErr: absent, plainErr: absent},
+		"core":              {smart: `{"feerate":0.00012345,"blocks":6}`, want: 12345, ok: true},
+		"core, no data":     {smart: `{"errors":["Insufficient data or no feerate found"],"blocks":6}`},
+		"core, negative":    {smart: `{"feerate":-1}`},
+		"core, absurd":      {smart: `{"feerate":1e300}`},
+		"core, blocks only": {smartErr: `{"code":-32603,"message":"Fee estimation disabled"}`},
+		"core, warming up":  {smartErr: `{"code":-28,"message":"…"}`, err: bitcoin.ErrWarmingUp},
+		"btcd":              {smartErr: absent, plain: "0.00001", want: 1000, ok: true},
+		"btcd, no data":     {smartErr: absent, plain: "0"},
+		"btcd, too young":   {smartErr: absent, plainErr: `{"code":-32600,"message":"Invalid request: malformed"}`},
+		"neither":           {smartErr: absent, plainErr: absent},
 	} {
 		t.Run(name, func(t *testing.T) {
 			or := func(s string) string {

@@ -111,6 +111,8 @@ func (c *Client) FeeRate(ctx context.Context, blocks int) (ledger.FeeRate, bool,
 	switch {
 	case err == nil:
 		return feeRate(smart.FeeRate)
+	case refused && refusal.Code == codeInternalError:
+		return 0, false, nil // Bitcoin Core with -blocksonly: "Fee estimation disabled"
 	case !refused || refusal.Code != codeMethodNotFound:
 		return 0, false, err
 	}

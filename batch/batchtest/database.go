@@ -295,6 +295,19 @@ func (d Database) CheckpointHead(context.Context) (calpe.Checkpoint, error) {
 	return rows[len(rows)-1], nil
 }
 
+// LeadsBatch compares the epoch.
+func (d Database) LeadsBatch(_ context.Context, epoch uint64) error {
+	if err := d.Faults.Read(); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if epoch != d.epoch {
+		return fmt.Errorf("epoch %d: %w", epoch, calpe.ErrLostLeadership)
+	}
+	return nil
+}
+
 // InsertCheckpoint demands the epoch and growth; the newest again is fine.
 func (d Database) InsertCheckpoint(_ context.Context, epoch uint64, cp calpe.Checkpoint) error {
 	return d.Faults.Write("checkpoint row", func() error {

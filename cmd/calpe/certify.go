@@ -132,7 +132,11 @@ func (c *keygenCommand) Run(a *app) error {
 	if out == "" {
 		out = c.Agency + ".key"
 	}
-	if err := createFile(out, []byte(key.Secret()+"\n")); err != nil {
+	err = createFile(out, []byte(key.Secret()+"\n"))
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s exists, and a key is never overwritten: move it away or give another -o", shown(out))
+	}
+	if err != nil {
 		return err
 	}
 	a.notice("The private key is in %s. Give this public key to the service's operator:", shown(out))

@@ -127,6 +127,21 @@ func newNode(t testing.TB, chain *testChain) *fakeNode {
 	return n
 }
 
+// change changes the node between two runs. What the last run gave up on may
+// still be being answered.
+func (n *fakeNode) change(edit func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	edit()
+}
+
+// asked is how many calls there were.
+func (n *fakeNode) asked() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.calls
+}
+
 func (n *fakeNode) serve(w http.ResponseWriter, r *http.Request) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

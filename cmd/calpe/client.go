@@ -152,9 +152,19 @@ func decodeAnswer(what string, data []byte, answer any) error {
 	return nil
 }
 
+// errUnsent is in the chain of errors that say: no connection was made, so
+// nothing of the call can have been applied.
+var errUnsent = errors.New("nothing was sent")
+
+// unsent reports whether an attempt ended before there was a connection.
+func unsent(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial"
+}
+
 // do makes the call until there is an answer, or an error that no repetition
 // would change, or maxAttempts are used up. A *problem says whether an earlier
-// attempt may have been applied.
+// attempt may have been applied; errUnsent, that none was.
 func (s *service) do(ctx context.Context, c call) ([]byte, error) {
 	doubt := false
 	for attempt := 1; ; attempt++ {
@@ -166,16 +176,27 @@ func (s *service) do(ctx context.Context, c call) ([]byte, error) {
 		if refused {
 			p.Doubt = doubt || p.Status >= 500
 		}
-		doubt = doubt || !refused || p.Doubt
+		doubt = doubt || !refused && !unsent(err) || refused && p.Doubt
 		delay, again := s.retryDelay(err, attempt)
 		if !again || ctx.Err() != nil {
+			if !doubt && unsent(err) {
+				err = fmt.Errorf("%w: %w", errUnsent, err)
+			}
 			return nil, fmt.Errorf("%s: %w", c.what, err)
 		}
-		s.notice("%s: %v; trying again in %v", c.what, err, delay.Round(100*time.Millisecond))
+		s.notice("%s: %s; trying again in %v", c.what, briefly(err), delay.Round(100*time.Millisecond))
 		if err := s.wait(ctx, delay); err != nil {
 			return nil, fmt.Errorf("%s: %w", c.what, err)
 		}
 	}
+}
+
+// briefly leaves out what to do: it is being done.
+func briefly(err error) string {
+	if p, ok := errors.AsType[*problem](err); ok {
+		return p.said()
+	}
+	return err.Error()
 }
 
 // retryDelay says whether trying again may help, and when.

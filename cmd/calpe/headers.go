@@ -76,7 +76,7 @@ func startingChain(path string, params headers.Params) (*headers.Chain, error) {
 	defer f.Close()
 	chain, err := headers.ReadPartial(f, params)
 	if err != nil {
-		return nil, fmt.Errorf("%s is not a file of %s's headers, move it away to fetch them anew: %w", shown(path), params.Network, err)
+		return nil, fmt.Errorf("%s is not a file of %s's headers: give the --network that it is of, or move it away to fetch them anew: %w", shown(path), params.Network, err)
 	}
 	return chain, nil
 }

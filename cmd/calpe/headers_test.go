@@ -42,21 +42,19 @@ func TestHeadersFollowTheNode(t *testing.T) {
 	h.expect(exitOK, h.sync(n), "regtest up to block 30")
 	h.same(n.chain)
 
-	calls := n.calls
+	calls := n.asked()
 	h.expect(exitOK, h.sync(n), "regtest up to block 30")
-	if n.calls-calls > 5 {
-		t.Errorf("%d calls when there is nothing new", n.calls-calls)
+	if n.asked()-calls > 5 {
+		t.Errorf("%d calls when there is nothing new", n.asked()-calls)
 	}
 
 	// A reorganisation replaces the tail.
-	n.chain.raw = n.chain.raw[:21]
-	n.chain.mine(15, 7)
+	n.change(func() { n.chain = n.chain.fork(20, 15, 7) })
 	h.expect(exitOK, h.sync(n), "regtest up to block 35")
 	h.same(n.chain)
 
 	// One from the genesis block on, and longer.
-	n.chain.raw = n.chain.raw[:1]
-	n.chain.mine(50, 8)
+	n.change(func() { n.chain = n.chain.fork(0, 50, 8) })
 	h.expect(exitOK, h.sync(n), "regtest up to block 50")
 	h.same(n.chain)
 	if got := h.files(); got != "chain.bin" {
@@ -73,8 +71,7 @@ func TestHeadersKeepTheChainWithMoreWork(t *testing.T) {
 	h.expect(exitOK, h.sync(n))
 	kept := n.chain.clone()
 	for _, blocks := range []int{0, 10, 30} {
-		n.chain.raw = n.chain.raw[:1]
-		n.chain.mine(blocks, 7)
+		n.change(func() { n.chain = n.chain.fork(0, blocks, 7) })
 		if blocks > 0 {
 			h.expect(exitUsage, h.sync(n), "less work", "move the file away")
 		} else {
@@ -90,9 +87,7 @@ func TestHeadersCrossedByReorganisation(t *testing.T) {
 	h := newHarness(t)
 	n := newNode(t, newChain(t))
 	n.chain.mine(40, 0)
-	other := n.chain.clone()
-	other.raw = other.raw[:10]
-	other.mine(45, 7)
+	other := n.chain.fork(9, 45, 7)
 	n.before = func(method string, height int) {
 		if method == "getblockhash" && height == 25 {
 			n.chain, n.before = other, nil
@@ -180,12 +175,12 @@ func TestHeadersInterrupted(t *testing.T) {
 	if got := len(h.read("chain.bin")) / 80; got != fetchBatch+1 {
 		t.Errorf("%d headers were kept, want %d", got, fetchBatch+1)
 	}
-	n.before = nil
-	calls := n.calls
+	n.change(func() { n.before = nil })
+	calls := n.asked()
 	h.expect(exitOK, h.sync(n))
 	h.same(n.chain)
-	if n.calls-calls > 120 {
-		t.Errorf("%d calls for the remaining 50 headers", n.calls-calls)
+	if n.asked()-calls > 120 {
+		t.Errorf("%d calls for the remaining 50 headers", n.asked()-calls)
 	}
 }
 
@@ -209,9 +204,7 @@ func TestSyncReplacesALongTail(t *testing.T) {
 	old := newChain(t)
 	old.mine(fetchBatch+500, 0)
 	chain := parseChain(t, old)
-	now := old.clone()
-	now.raw = now.raw[:3]
-	now.mine(fetchBatch+600, 7)
+	now := old.fork(2, fetchBatch+600, 7)
 	got, err := syncer{node: newSliceNode(now), progress: func(int, int) {}}.run(t.Context(), chain)
 	if err != nil {
 		t.Fatal(err)
@@ -368,9 +361,9 @@ func TestHeadersFromBtcd(t *testing.T) {
 	for raw := h.read("chain.bin")[calpe.HeaderSize:]; len(raw) > 0; raw = raw[calpe.HeaderSize:] {
 		same.raw = append(same.raw, raw[:calpe.HeaderSize])
 	}
-	longer := same.fork(25, 3, 7)
+	longer := same.fork(24, 3, 7)
 	h.expect(exitOK, append(h.syncAll(newNode(t, same), newNode(t, longer)), "--node", node.URL), "up to block 28")
-	h.expect(exitUsage, append(h.syncAll(newNode(t, same.fork(12, 20, 7))), "--node", node.URL), "the nodes disagree: block 13 is ")
+	h.expect(exitUsage, append(h.syncAll(newNode(t, same.fork(11, 20, 7))), "--node", node.URL), "the nodes disagree: block 13 is ")
 	h.same(longer)
 	// Of our own service's chain it knows nothing.
 	file, path := h.final("a.txt", "hello")

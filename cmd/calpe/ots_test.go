@@ -555,8 +555,8 @@ func TestOTSVerifyWithNode(t *testing.T) {
 	n := newNode(t, h.s.chain)
 	verify := append([]string{"ots", "verify", file, proof}, n.flags()...)
 	h.expect(exitNotYet, verify, "NOT YET")
-	if n.calls != 0 {
-		t.Errorf("the node was asked %d times of a file that has no block", n.calls)
+	if calls := n.asked(); calls != 0 {
+		t.Errorf("the node was asked %d times of a file that has no block", calls)
 	}
 	c.anchor()
 	h.expect(exitOK, []string{"ots", "upgrade", proof, "--calendar", c.url})

@@ -100,11 +100,12 @@ func (p pending) end() error {
 	return nil
 }
 
-// drop removes the file of a request that was refused, if it is certain that
-// nothing of it was recorded.
+// drop removes the file of a request of this run that was refused or never
+// left, if it is certain that nothing of it was recorded.
 func (p pending) drop(err error) error {
 	refusal, ok := errors.AsType[*problem](err)
-	if !ok || !p.fresh || refusal.Doubt || refusal.Status/100 != 4 {
+	refused := ok && !refusal.Doubt && refusal.Status/100 == 4
+	if !p.fresh || !refused && !errors.Is(err, errUnsent) {
 		return err
 	}
 	return errors.Join(err, p.end())

@@ -6,6 +6,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/calpe/calpe"
@@ -38,9 +39,18 @@ var advice = map[calpe.Code]string{
 
 // Error says in plain words what the service said, and what to do.
 func (p *problem) Error() string {
-	text := fmt.Sprintf("the service refused: %s", clip(p.Title))
+	text := p.said()
+	if a := advice[p.Code]; a != "" {
+		text += ". " + a
+	}
+	return text
+}
+
+// said is what the service said, without what to do about it.
+func (p *problem) said() string {
+	text := "the service refused: " + strings.TrimSuffix(clip(p.Title), ".")
 	if p.Detail != "" {
-		text += ". " + clip(p.Detail)
+		text += ": " + strings.TrimSuffix(clip(p.Detail), ".")
 	}
 	text += fmt.Sprintf(" (HTTP %d", p.Status)
 	if p.Code != "" {
@@ -49,9 +59,6 @@ func (p *problem) Error() string {
 	text += ")"
 	if p.RetryAfter > 0 {
 		text += fmt.Sprintf("; it asks to wait %v", p.RetryAfter.Round(time.Second))
-	}
-	if a := advice[p.Code]; a != "" {
-		text += ". " + a
 	}
 	return text
 }

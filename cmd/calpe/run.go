@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/calpe/calpe/internal/buildinfo"
 )
 
 // Exit codes of calpe. Of several files, the worst counts: in the order 1, 2, 3, 0.
@@ -75,6 +77,8 @@ A receipt (FILE.receipt.json) proves that a document existed before a Bitcoin bl
 Exit codes: 0 done, or all verdicts that were asked for hold; 1 refuted; 2 wrong usage, or a file, the service or the node failed; 3 not anchored yet, or not deep enough.`
 
 type cli struct {
+	Version kong.VersionFlag `help:"Print the version."`
+
 	Upload   uploadCommand   `cmd:"" help:"Notarize files: the service keeps them, encrypted. Writes FILE.receipt.json."`
 	Stamp    stampCommand    `cmd:"" help:"Notarize files by hash only: neither they nor their hash leave this machine. Writes FILE.receipt.json."`
 	Receipt  receiptCommand  `cmd:"" help:"Bring a receipt up to date with what the log has proved since."`
@@ -109,7 +113,7 @@ func Run(ctx context.Context, args []string, sys System) int {
 	var c cli
 	exited := -1
 	parser, err := kong.New(&c,
-		kong.Name("calpe"), kong.Description(description),
+		kong.Name("calpe"), kong.Description(description), kong.Vars{"version": buildinfo.Version("calpe")},
 		kong.Writers(sys.Stdout, sys.Stderr), kong.Exit(func(code int) { exited = code }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 		kong.Resolvers(variables(sys.LookupEnv)), kong.ValueFormatter(describeFlag),
@@ -119,11 +123,11 @@ func Run(ctx context.Context, args []string, sys System) int {
 		return a.fail(fmt.Errorf("command line: %w", err))
 	}
 	command, err := parser.Parse(args)
-	if exited >= 0 { // --help
+	if exited >= 0 { // --help, --version
 		return exited
 	}
 	if err != nil {
-		return a.fail(fmt.Errorf("%w; see calpe --help", err))
+		return a.fail(fmt.Errorf("%w; see %s --help", err, commandOf(err)))
 	}
 	command.BindTo(ctx, (*context.Context)(nil))
 	if err := command.Run(a); err != nil {
@@ -133,6 +137,14 @@ func Run(ctx context.Context, args []string, sys System) int {
 		return a.fail(err)
 	}
 	return exitOK
+}
+
+// commandOf is how far the command line could be read: "calpe verify".
+func commandOf(err error) string {
+	if wrong, ok := errors.AsType[*kong.ParseError](err); ok && wrong.Context.Selected() != nil {
+		return wrong.Context.Selected().FullPath()
+	}
+	return "calpe"
 }
 
 // variables resolves flags that aren't on the command line from the variable in

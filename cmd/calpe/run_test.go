@@ -27,7 +27,10 @@ func TestHelp(t *testing.T) {
 		h.expect(exitOK, []string{command, "--help"}, "Usage: calpe "+command)
 	}
 	h.expect(exitOK, []string{"upload", "--help"}, "$CALPE_SERVER", "$CALPE_TOKEN", "$CALPE_IDENTITY")
-	h.expect(exitUsage, nil, "calpe --help")
+	h.expect(exitOK, []string{"--version"}, "calpe ", runtime.Version())
+	h.expect(exitUsage, nil, "see calpe --help")
+	h.expect(exitUsage, []string{"verify", "a.txt"}, "see calpe verify --help")
+	h.expect(exitUsage, []string{"ots", "merge"}, "see calpe ots merge --help")
 	h.expect(exitUsage, []string{"audit-everything"}, "audit-everything")
 }
 

@@ -247,7 +247,7 @@ func TestUploadRefused(t *testing.T) {
 			h := newHarness(t)
 			file := h.write("a.txt", []byte("hello"))
 			h.s.fail("/v1/documents", refusing(status, code))
-			h.expect(exitUsage, []string{"upload", file}, "a.txt: upload: the service refused: Title of "+string(code)+". Detail of "+string(code), advice[code])
+			h.expect(exitUsage, []string{"upload", file}, "a.txt: upload: the service refused: Title of "+string(code)+": Detail of "+string(code), advice[code])
 			if got := h.files(); got != "a.txt" || len(h.waits) != 0 {
 				t.Errorf("folder holds %q, waited %v", got, h.waits)
 			}
@@ -259,6 +259,25 @@ func TestUploadRefused(t *testing.T) {
 	h.expect(exitUsage, []string{"upload", h.write("a.txt", []byte("hello"))}, "too-large")
 	if !h.exists("a.txt.upload-pending.json") {
 		t.Error("the pending file is gone, though the document may be recorded")
+	}
+}
+
+// A wrong address leaves nothing behind that would bind the document to it.
+func TestUploadToNobody(t *testing.T) {
+	t.Parallel()
+	gone := httptest.NewServer(http.NotFoundHandler())
+	gone.Close()
+	for _, command := range []string{"upload", "stamp"} {
+		t.Run(command, func(t *testing.T) {
+			t.Parallel()
+			h := newHarness(t)
+			file := h.write("a.txt", []byte("hello"))
+			h.expect(exitUsage, []string{command, file, "--server", gone.URL}, "nothing was sent", "connection refused")
+			if got := h.files(); got != "a.txt" || len(h.waits) != maxAttempts-1 {
+				t.Errorf("folder holds %q, waited %v", got, h.waits)
+			}
+			h.expect(exitOK, []string{command, file})
+		})
 	}
 }
 

@@ -81,6 +81,9 @@ func (c *verifyCommand) Run(ctx context.Context, a *app) error {
 		return c.verifyOTS(ctx, a, data)
 	}
 	r, err := receipt.Decode(data)
+	if err != nil && c.swapped() {
+		return fmt.Errorf("%s is a receipt, and %s isn't one: the document comes first, the receipt second", shown(c.File), shown(c.Receipt))
+	}
 	if err != nil {
 		return c.print(a, ask(required, id, r), receipt.Malformed(err))
 	}
@@ -94,6 +97,20 @@ func (c *verifyCommand) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	return c.print(a, asked, receipt.Verify(receipt.Input{Digest: digest, Receipt: r, Headers: chain, Identity: id, Depth: c.Depth}))
+}
+
+// swapped reports whether the receipt is where the document should be: what
+// isn't a receipt, in its place, is then a slip and refutes nothing.
+func (c *verifyCommand) swapped() bool {
+	if c.File == "-" {
+		return false
+	}
+	data, err := readFile(c.File, receipt.MaxSize)
+	if err != nil {
+		return false
+	}
+	_, err = receipt.Decode(data)
+	return err == nil || ots.IsFile(data)
 }
 
 // required checks the flags that say what is asked, before anything is read.

@@ -127,6 +127,18 @@ func TestVerifyExitCodes(t *testing.T) {
 	}
 }
 
+// Arguments in the wrong order are a slip, and refute nothing.
+func TestVerifySwapped(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	file, receiptFile := h.final("a.txt", "hello")
+	h.expect(exitUsage, []string{"verify", receiptFile, file, "--headers", h.headers()}, "the document comes first")
+	h.write("a.txt.ots", []byte("\x00OpenTimestamps\x00\x00Proof\x00\xbf\x89\xe2\xe8\x84\xe8\x92\x94\x01"))
+	h.expect(exitUsage, []string{"verify", h.path("a.txt.ots"), file, "--headers", h.headers()}, "the document comes first")
+	h.write("broken", []byte("{"))
+	h.expect(exitRefuted, []string{"verify", file, h.path("broken"), "--headers", h.headers()}, "not a receipt that can be read")
+}
+
 // The states before the anchor: not yet, and never refuted.
 func TestVerifyBeforeTheAnchor(t *testing.T) {
 	t.Parallel()
@@ -219,8 +231,7 @@ func TestVerifyWithNode(t *testing.T) {
 	h.expect(exitOK, verify, "HOLDS")
 	h.expect(exitNotYet, append(verify, "--depth", "7"), "6 blocks deep")
 
-	n.chain = newChain(t)
-	n.chain.mine(10, 9)
+	n.change(func() { n.chain = newChain(t).fork(0, 10, 9) })
 	h.expect(exitRefuted, verify, "reorganised away")
 
 	// A header with less work than its network demands.
@@ -231,10 +242,10 @@ func TestVerifyWithNode(t *testing.T) {
 			break
 		}
 	}
-	n.chain = easy
+	n.change(func() { n.chain = easy })
 	h.expect(exitUsage, verify, "fetch the header at height 2")
 
-	n.chain = &testChain{t, [][]byte{make([]byte, 80)}}
+	n.change(func() { n.chain = &testChain{t, [][]byte{make([]byte, 80)}} })
 	h.expect(exitUsage, verify, "genesis block of no network")
 	h.expect(exitUsage, []string{"verify", file, path, "--node", n.url}, "credentials")
 	h.expect(exitUsage, []string{"verify", file, path, "--node", "http://127.0.0.1:1"}, "not available")
@@ -246,7 +257,7 @@ func TestVerifyWithNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.chain = &testChain{t, [][]byte{p.Genesis[:]}}
+	n.change(func() { n.chain = &testChain{t, [][]byte{p.Genesis[:]}} })
 	h.expect(exitUsage, verify, "still syncing")
 }
 
@@ -277,7 +288,7 @@ func TestVerifyAsksNoNodeWithoutAnchor(t *testing.T) {
 	h.expect(exitOK, []string{"upload", file})
 	n := newNode(t, h.s.chain)
 	h.expect(exitNotYet, append([]string{"verify", file, file + ".receipt.json"}, n.flags()...))
-	if n.calls != 0 {
-		t.Errorf("the node was asked %d times", n.calls)
+	if calls := n.asked(); calls != 0 {
+		t.Errorf("the node was asked %d times", calls)
 	}
 }

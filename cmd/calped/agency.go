@@ -5,11 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
-	"github.com/calpe/calpe"
-	"github.com/calpe/calpe/batch"
-	"github.com/calpe/calpe/receipt"
+	"github.com/calpe/calpe/intake"
 	"github.com/calpe/calpe/receipt/statement"
 )
 
@@ -24,59 +20,16 @@ type agencyAdd struct {
 	Key  string `required:"" help:"The agency's verifier key, as \"calpe keygen\" prints it. Compare it with the agency in person."`
 }
 
-// agencyPromise is the deadline in the acknowledgement of a registration.
-const agencyPromise = time.Hour
-
 // Run records the statement as any server would, beside those that run.
 func (c *agencyAdd) Run(ctx context.Context, a *app) error {
-	keys, err := a.loadSigningKeys()
-	if err != nil {
-		return err
-	}
-	db, err := a.openDatabase(ctx)
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	if err := db.CheckSettings(ctx, a.Database.AllowAsyncStandby); err != nil {
-		return err
-	}
-	identity, err := a.loadIdentity(ctx, db, keys)
-	if err != nil {
-		return err
-	}
-	objects, err := a.openObjects()
-	if err != nil {
-		return err
-	}
-	published, err := batch.NewLog(batch.LogConfig{
-		Objects: objects,
-		Open:    func(note []byte) (calpe.Checkpoint, error) { return receipt.OpenCheckpoint(note, identity) },
-	})
-	if err != nil {
-		return err
-	}
-	recorder, err := a.newRecorder(db, objects, published, identity, keys, agencyPromise)
-	if err != nil {
-		return err
-	}
-	running, cancel := context.WithCancel(ctx)
-	defer cancel()
-	g, running := errgroup.WithContext(running)
-	g.Go(func() error { return ignoreCancel(recorder.Run(running)) })
-	g.Go(func() error {
-		defer cancel()
-		if err := recorder.Wait(running); err != nil {
-			return err
-		}
-		recorded, err := recorder.RegisterAgency(running, statement.Agency{Agency: c.ID, Name: c.Name, Key: c.Key})
+	return a.withRecorder(ctx, func(*intake.RecorderConfig) {}, func(ctx context.Context, r *intake.Recorder) error {
+		recorded, err := r.RegisterAgency(ctx, statement.Agency{Agency: c.ID, Name: c.Name, Key: c.Key})
 		if err != nil {
 			return err
 		}
 		fmt.Fprintf(a.stdout, "%s is registered as entry %d\n", c.ID, recorded.First)
-		return recorder.Stop(running)
+		return nil
 	})
-	return g.Wait()
 }
 
 type agencyList struct{}

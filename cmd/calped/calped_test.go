@@ -43,6 +43,12 @@ func TestHelpNamesEveryCommand(t *testing.T) {
 	}
 }
 
+func TestVersion(t *testing.T) {
+	if code, stdout, _ := calped(t, "--version"); code != exitOK || !strings.HasPrefix(stdout, "calped ") || strings.Count(stdout, "\n") != 1 {
+		t.Errorf("exit %d: %q", code, stdout)
+	}
+}
+
 func TestUsageErrors(t *testing.T) {
 	for name, c := range map[string]struct {
 		args []string
@@ -61,7 +67,7 @@ func TestUsageErrors(t *testing.T) {
 		"missing keys":     {[]string{"serve", "--keys=" + t.TempDir()}, exitFail, "calped init"},
 		"endless owner":    {[]string{"token", "create", "--owner=" + strings.Repeat("x", 201)}, exitFail, "owner"},
 		"owner of ours":    {[]string{"token", "create", "--owner=calpe/recovery"}, exitFail, "service's own"},
-		"revoke no id":     {[]string{"token", "revoke", "12"}, exitFail, "document id"},
+		"revoke no id":     {[]string{"token", "revoke", "12"}, exitFail, "calped token list"},
 		"missing wallet":   {[]string{"wallet", "address", "--network=regtest", "--keys=" + t.TempDir()}, exitFail, "wallet.age"},
 		"scope not known":  {[]string{"token", "create", "--owner=a", "--scope=everything"}, exitUsage, "scope"},
 		"keyring not here": {[]string{"keyring", "rotate", "--keys=" + t.TempDir()}, exitFail, "keyring.json"},
@@ -99,6 +105,10 @@ func TestInitMakesKeysOnce(t *testing.T) {
 	}
 	if code, stdout, _ := calped(t, args...); code != exitOK || strings.Count(stdout, "kept") != 4 || strings.Count(stdout, "made") != 1 {
 		t.Errorf("the second time: exit %d\n%s", code, stdout)
+	}
+	other := []string{"init", "--origin=other.gov.example/log", "--network=regtest", "--keys=" + keys}
+	if code, _, stderr := calped(t, other...); code != exitFail || !strings.Contains(stderr, "of the log notary.gov.example/log") {
+		t.Errorf("init for another log: exit %d: %s", code, stderr)
 	}
 	for file, was := range first {
 		if b, _ := os.ReadFile(filepath.Join(keys, file)); (string(b) == was) == (file == statementFile) {
@@ -173,7 +183,7 @@ func settings(t *testing.T) map[string][]*kong.Flag {
 	}
 	groups := map[string][]*kong.Flag{}
 	for _, f := range path.Flags() {
-		if f.Name == "help" {
+		if f.Name == "help" || f.Name == "version" {
 			continue
 		}
 		group := "Server"

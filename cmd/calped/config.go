@@ -36,7 +36,7 @@ type Config struct {
 type Database struct {
 	URL               string        `help:"Connection URL, direct to the server and not through a transaction-pooling proxy: leadership is a session lock." env:"URL" placeholder:"postgres://…"`
 	URLFile           string        `help:"File that holds the URL." env:"URL_FILE" type:"path"`
-	MaxConns          int32         `help:"Largest number of connections in the pool." env:"MAX_CONNS" default:"16"`
+	MaxConns          int32         `help:"Largest number of connections for reading; up to 8 more write, lead and look up." env:"MAX_CONNS" default:"16"`
 	StatementTimeout  time.Duration `help:"Longest statement." env:"STATEMENT_TIMEOUT" default:"30s"`
 	AllowAsyncStandby bool          `help:"Run with standbys that are not synchronous, and accept that a failover loses acknowledged entries; the loss is then declared." env:"ALLOW_ASYNC_STANDBY"`
 }

@@ -37,6 +37,9 @@ func (c *initCommand) Run(ctx context.Context, a *app) error {
 	if err := receipt.CheckOrigin(c.Origin); err != nil {
 		return err
 	}
+	if err := c.sameOrigin(a.Keys); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(a.Keys, 0o700); err != nil {
 		return fmt.Errorf("make the folder of keys: %w", err)
 	}
@@ -72,6 +75,27 @@ func (c *initCommand) Run(ctx context.Context, a *app) error {
 	}
 	fmt.Fprintf(a.stdout, "\nBack this folder up now, off this machine: without keyring.json no document can ever be read again.\n"+
 		"Then pay the first coin to\n\n    %s\n\nand, when it is in a block, run \"calped log create\".\n", address)
+	return nil
+}
+
+// sameOrigin refuses to add to the keys of another log: a key has the log's
+// name in it.
+func (c *initCommand) sameOrigin(folder string) error {
+	path := filepath.Join(folder, checkpointFile)
+	text, err := secret(checkpointFile, "", path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	key, err := statement.ParseKey(text)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	if key.Name() != c.Origin {
+		return fmt.Errorf("the keys in %s are of the log %s: give that as --origin, or another folder as --keys", folder, key.Name())
+	}
 	return nil
 }
 

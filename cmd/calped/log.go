@@ -10,6 +10,7 @@ import (
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/anchor"
 	"github.com/calpe/calpe/anchor/bitcoin"
+	"github.com/calpe/calpe/intake"
 	"github.com/calpe/calpe/receipt"
 	"github.com/calpe/calpe/storage/postgres"
 )
@@ -17,6 +18,8 @@ import (
 type logCommand struct {
 	Create logCreate `cmd:"" help:"Create the log: fix its identity for ever, and make that entry 0."`
 	Show   logShow   `cmd:"" help:"Print the log's identity, to be published and pinned by verifiers."`
+	// RestoreFence is a command of its own, and no setting of serve: it is said once.
+	RestoreFence logRestoreFence `cmd:"" help:"Bring back the fence, if it was deleted in object storage."`
 }
 
 type logCreate struct {
@@ -181,4 +184,39 @@ func (c *logShow) Run(ctx context.Context, a *app) error {
 	}
 	fmt.Fprintf(a.stdout, "%s\n", d.Identity)
 	return nil
+}
+
+type logRestoreFence struct {
+	Create bool `help:"If none of its versions is left, make a new one, and so say that no index was promised beyond the entries of the database."`
+}
+
+// Run undoes the deletion. Without a version to go back to it makes a fence only
+// if the operator says so, which can't be checked: if the database is an older
+// copy as well, indices that it lacks are given out again.
+func (c *logRestoreFence) Run(ctx context.Context, a *app) error {
+	objects, err := a.openObjects()
+	if err != nil {
+		return err
+	}
+	if _, _, err := objects.ReadFence(ctx); err == nil {
+		return errors.New("the fence is there: nothing was done")
+	} else if !errors.Is(err, calpe.ErrNotFound) {
+		return err
+	}
+	found, err := objects.UndeleteFence(ctx)
+	switch {
+	case err != nil:
+		return err
+	case found:
+		fmt.Fprintln(a.stdout, "the fence had been deleted, and is back as it was; start the servers again")
+		return nil
+	case !c.Create:
+		return errors.New("no version of the fence is left in the documents bucket; if that is the right one, and the database surely the newest, --create makes a new one")
+	}
+	edit := func(c *intake.RecorderConfig) { c.CreateFence = true }
+	return a.withRecorder(ctx, edit, func(_ context.Context, r *intake.Recorder) error {
+		status := r.Status()
+		fmt.Fprintf(a.stdout, "the log has %d entries, and a new fence at %d; start the servers again\n", status.Next, status.Limit)
+		return nil
+	})
 }

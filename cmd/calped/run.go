@@ -12,6 +12,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/calpe/calpe/anchor/bitcoin"
+	"github.com/calpe/calpe/internal/buildinfo"
 	"github.com/calpe/calpe/storage/postgres"
 	"github.com/calpe/calpe/storage/s3"
 )
@@ -24,6 +25,8 @@ const (
 )
 
 type cli struct {
+	Version kong.VersionFlag `help:"Print the version."`
+
 	Config `embed:""`
 
 	Serve   serveCommand   `cmd:"" help:"Serve the API, seal batches and anchor them. Several processes may serve one log."`
@@ -53,7 +56,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var c cli
 	exited := -1
 	parser, err := kong.New(&c,
-		kong.Name("calped"),
+		kong.Name("calped"), kong.Vars{"version": buildinfo.Version("calped")},
 		kong.Description("Calpe's server, and the operator's tool. Settings are flags or the variables named beside them."),
 		kong.Writers(stdout, stderr), kong.Exit(func(code int) { exited = code }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
@@ -63,7 +66,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 	command, err := parser.Parse(args)
-	if exited >= 0 { // --help
+	if exited >= 0 { // --help, --version
 		return exited
 	}
 	if err != nil {

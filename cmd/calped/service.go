@@ -79,7 +79,7 @@ func (c *serveCommand) open(ctx context.Context, a *app) (_ *service, err error)
 	if err := s.openSealer(c, keys, published); err != nil {
 		return nil, err
 	}
-	if s.recorder, err = a.newRecorder(s.db, s.objects, published, s.identity, keys, c.Promise); err != nil {
+	if s.recorder, err = intake.NewRecorder(a.recorderConfig(s.db, s.objects, published, s.identity, keys, c.Promise)); err != nil {
 		return nil, err
 	}
 	if err := s.openEngine(ctx, c, published); err != nil {
@@ -131,14 +131,15 @@ func (a *app) loadIdentity(ctx context.Context, db *postgres.DB, keys signingKey
 	return identity, nil
 }
 
-// newRecorder is the part of intake that a server and "calped agency add" share.
-func (a *app) newRecorder(db *postgres.DB, objects *s3.Store, published *batch.Log, identity receipt.Identity, keys signingKeys, promise time.Duration) (*intake.Recorder, error) {
-	return intake.NewRecorder(intake.RecorderConfig{
+// recorderConfig is the part of intake that a server and a command share.
+func (a *app) recorderConfig(db *postgres.DB, objects *s3.Store, published *batch.Log, identity receipt.Identity, keys signingKeys, promise time.Duration) intake.RecorderConfig {
+	return intake.RecorderConfig{
 		Log: identity.Hash(), Groups: db, Recovery: db, Checkpoints: db, Fence: objects, Published: published,
 		Anchored:    db.Anchors().Anchored,
+		Trustworthy: func(ctx context.Context) error { return db.CheckSettings(ctx, a.Database.AllowAsyncStandby) },
 		Acknowledge: keys.acknowledgement, Statements: keys.statement,
 		Promise: promise, Now: a.now, Logger: a.log,
-	})
+	}
 }
 
 func (s *service) openSealer(c *serveCommand, keys signingKeys, published *batch.Log) (err error) {

@@ -82,9 +82,9 @@ type tokenRevoke struct {
 }
 
 func (c *tokenRevoke) Run(ctx context.Context, a *app) error {
-	id, err := calpe.ParseDocumentID(c.ID)
+	id, err := calpe.ParseDocumentID(c.ID) // the same form
 	if err != nil {
-		return err
+		return fmt.Errorf("%q is not a token's id as \"calped token list\" shows it", c.ID)
 	}
 	db, err := a.openDatabase(ctx)
 	if err != nil {

@@ -396,7 +396,7 @@ func (s *Anchors) Journal(ctx context.Context, from uint32, limit int) ([]ledger
 
 // Snapshot reads what a step of the engine acts on, at one point in time.
 func (s *Anchors) Snapshot(ctx context.Context) (snap ledger.Snapshot, err error) {
-	conn, release, err := s.db.acquire(ctx)
+	conn, release, err := s.db.acquire(ctx, s.db.pool)
 	if err != nil {
 		return ledger.Snapshot{}, err
 	}

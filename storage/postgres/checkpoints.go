@@ -13,6 +13,13 @@ import (
 // roleBatch seals; see [DB.Lead].
 const roleBatch = "batch"
 
+// LeadsBatch is nil if the batch leader of that epoch is the newest, at this
+// moment; else calpe.ErrLostLeadership. Only a write that compares by itself can
+// rely on it.
+func (db *DB) LeadsBatch(ctx context.Context, epoch uint64) error {
+	return compareEpoch(ctx, db.on(ctx), roleBatch, epoch, "")
+}
+
 // InsertCheckpoint records a checkpoint whose tiles and note are durable
 // already (I4), on behalf of the batch leader of that epoch. When it returns nil
 // the row is durable, and it is the newest.

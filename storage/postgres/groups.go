@@ -77,7 +77,7 @@ var errKnownKeys = errors.New("some submissions are known")
 // tryGroup is one transaction. Its locks are held for two or three round trips
 // and one flush.
 func (db *DB) tryGroup(ctx context.Context, c *groupCommit) error {
-	conn, release, err := db.acquire(ctx)
+	conn, release, err := db.acquire(ctx, db.writes)
 	if err != nil {
 		return notCommitted(err)
 	}
@@ -219,7 +219,7 @@ const barrierSQL = `SELECT pg_logical_emit_message(true, 'calpe', 'commit barrie
 // barrier returns nil when all that can be seen now is also on the synchronous
 // standbys. A commit of which the wait was given up can be seen before.
 func (db *DB) barrier(ctx context.Context, what string) error {
-	conn, release, err := db.acquire(ctx)
+	conn, release, err := db.acquire(ctx, db.pool)
 	if err != nil {
 		return err
 	}

@@ -477,3 +477,32 @@ func TestReadEntriesNamesTheGap(t *testing.T) {
 		}
 	}
 }
+
+// However many read, and however slowly, groups are committed and checkpoints
+// recorded.
+func TestReadersDoNotHoldUpWriters(t *testing.T) {
+	t.Parallel()
+	db := openLog(t, func(c *Config) { c.MaxConns = 3 })
+	for range 3 {
+		conn, err := db.pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Release()
+	}
+	instance, err := db.Instance(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if r, err := db.CommitGroup(ctx, groupOn(instance, bare("a", 3))); err != nil || r.First != 1 {
+		t.Errorf("group: %d, %v", r.First, err)
+	}
+	err = db.Lead(ctx, "batch", func(ctx context.Context, epoch uint64) error {
+		return db.InsertCheckpoint(ctx, epoch, checkpoint(4, "a"))
+	})
+	if err != nil {
+		t.Errorf("checkpoint: %v", err)
+	}
+}

@@ -34,7 +34,8 @@ func roleKey(role string) (int32, error) {
 // Leadership is a session advisory lock on a connection of its own, straight to
 // the server: a pooler in transaction mode would give it to somebody else. The
 // epoch grows at each take-over, and every write compares it, so that a leader
-// that was paused and doesn't know that it was replaced can't write.
+// that was paused and doesn't know that it was replaced can't write. No epoch
+// comes twice, also if an older copy of the database is put back.
 //
 // If the connection fails while fn runs, fn's context is cancelled with the
 // cause calpe.ErrLostLeadership, and Lead returns that error once fn is back. If
@@ -44,7 +45,7 @@ func (db *DB) Lead(ctx context.Context, role string, fn func(ctx context.Context
 	if err != nil {
 		return err
 	}
-	conn, err := db.connect(ctx)
+	conn, err := db.connectLeader(ctx)
 	if err != nil {
 		return fmt.Errorf("lead %s: %w", role, err)
 	}
@@ -61,6 +62,22 @@ func (db *DB) Lead(ctx context.Context, role string, fn func(ctx context.Context
 		return fmt.Errorf("lead %s: %w", role, err)
 	}
 	return nil
+}
+
+// connectLeader opens a connection that the server ends when nothing is heard
+// for longer than a leader may be silent. A process that is stopped, and whose
+// machine runs on, would else keep the lock for ever.
+func (db *DB) connectLeader(ctx context.Context) (*pgx.Conn, error) {
+	conn, err := db.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	silence := max(db.cfg.LeaderPoll, db.cfg.LeaderPing) + db.cfg.LeaderTimeout
+	if _, err := conn.Exec(ctx, `SELECT set_config('idle_session_timeout', $1, false)`, milliseconds(silence)); err != nil {
+		closeConn(ctx, conn)
+		return nil, translate("bound the leader's silence", err)
+	}
+	return conn, nil
 }
 
 // awaitLead asks for the lock until it is given. Asking, and not waiting in the
@@ -83,8 +100,11 @@ func (db *DB) awaitLead(ctx context.Context, conn *pgx.Conn, key int32) error {
 // takeOver starts a new epoch. It waits for a write of the former leader that is
 // under way: that one still holds the row, and comes before the new epoch.
 func takeOver(ctx context.Context, conn *pgx.Conn, role string) (epoch uint64, err error) {
-	// Crash after this: an epoch in which nothing was written. Epochs need not be dense.
-	err = conn.QueryRow(ctx, `UPDATE leader SET epoch = epoch + 1 WHERE role = $1 RETURNING epoch`, role).Scan(&epoch)
+	// Crash after this: an epoch in which nothing was written. Epochs need not be
+	// dense: they are the time in milliseconds, for a counter that went back with
+	// the database would give an epoch again that a former leader still has.
+	const sql = `UPDATE leader SET epoch = greatest(epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) WHERE role = $1 RETURNING epoch`
+	err = conn.QueryRow(ctx, sql, role).Scan(&epoch)
 	return epoch, translate("start epoch", err)
 }
 
@@ -126,16 +146,23 @@ func ping(conn *pgx.Conn, limit time.Duration) error {
 // after the whole transaction, and two fenced writes of one leader don't meet.
 func (db *DB) fenced(ctx context.Context, role string, epoch uint64, fn func(tx pgx.Tx) error) error {
 	return db.inTx(ctx, "write as leader", func(tx pgx.Tx) error {
-		var newest uint64
-		err := tx.QueryRow(ctx, `SELECT epoch FROM leader WHERE role = $1 FOR NO KEY UPDATE`, role).Scan(&newest)
-		if err != nil {
-			return translate("lock leader row", err)
-		}
-		if newest != epoch {
-			return fmt.Errorf("%w: %s epoch %d, the newest is %d", calpe.ErrLostLeadership, role, epoch, newest)
+		if err := compareEpoch(ctx, tx, role, epoch, "FOR NO KEY UPDATE"); err != nil {
+			return err
 		}
 		return fn(tx)
 	})
+}
+
+// compareEpoch is calpe.ErrLostLeadership if epoch isn't the newest of the role.
+func compareEpoch(ctx context.Context, q querier, role string, epoch uint64, lock string) error {
+	var newest uint64
+	if err := q.QueryRow(ctx, `SELECT epoch FROM leader WHERE role = $1 `+lock, role).Scan(&newest); err != nil {
+		return translate("read epoch", err)
+	}
+	if newest != epoch {
+		return fmt.Errorf("%w: %s epoch %d, the newest is %d", calpe.ErrLostLeadership, role, epoch, newest)
+	}
+	return nil
 }
 
 // noRows: the query found nothing.

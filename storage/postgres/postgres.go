@@ -33,8 +33,10 @@ type Config struct {
 	// URL as libpq reads it: postgres://user@host:port/database?sslmode=verify-full.
 	// A password may come from PGPASSWORD or a password file instead.
 	URL string
-	// MaxConns bounds the pool. Defaults to 16. Leadership and the look-up after
-	// a lost COMMIT use connections beyond it.
+	// MaxConns bounds the pool for reading. Defaults to 16. Transactions that write
+	// have up to 4 connections of their own, so that no number of readers keeps a
+	// group from being committed; leadership and the look-up after a lost COMMIT
+	// use connections beyond both.
 	MaxConns int32
 	// ConnectTimeout bounds one connection attempt. Defaults to 5 s.
 	ConnectTimeout time.Duration
@@ -80,15 +82,16 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// DB is a pool of connections to one database. Its methods may be called
+// DB is two pools of connections to one database, for reading and for writing. Its methods may be called
 // concurrently unless they say otherwise, and are bounded by their context and
 // by the time-outs of [Config]. None retries by itself unless it says so.
 type DB struct {
-	pool *pgxpool.Pool
-	cfg  Config
-	log  *slog.Logger
-	now  func() time.Time
-	seen atomic.Pointer[calpe.Instance] // by the last call of Instance
+	pool   *pgxpool.Pool
+	writes *pgxpool.Pool
+	cfg    Config
+	log    *slog.Logger
+	now    func() time.Time
+	seen   atomic.Pointer[calpe.Instance] // by the last call of Instance
 }
 
 // Open connects to the database and checks that it answers. It changes nothing
@@ -106,13 +109,23 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open database pool: %w", err)
 	}
-	db := &DB{pool: pool, cfg: cfg, log: cfg.Logger, now: cfg.Now}
-	if err := db.Ping(ctx); err != nil {
+	pc = pc.Copy()
+	pc.MaxConns, pc.MinConns, pc.MinIdleConns = writeConns, 0, 0
+	writes, err := pgxpool.NewWithConfig(ctx, pc)
+	if err != nil {
 		pool.Close()
+		return nil, fmt.Errorf("open database pool: %w", err)
+	}
+	db := &DB{pool: pool, writes: writes, cfg: cfg, log: cfg.Logger, now: cfg.Now}
+	if err := db.Ping(ctx); err != nil {
+		db.Close()
 		return nil, err
 	}
 	return db, nil
 }
+
+// writeConns is enough for two groups on their way, the sealer and the engine.
+const writeConns = 4
 
 // configureConnection sets what every connection must have, whatever the URL,
 // the role or the database say: a startup parameter goes before their settings.
@@ -139,7 +152,10 @@ func configureConnection(cc *pgx.ConnConfig, cfg Config) {
 func milliseconds(d time.Duration) string { return strconv.FormatInt(max(1, d.Milliseconds()), 10) }
 
 // Close waits until every connection is back and closes them.
-func (db *DB) Close() { db.pool.Close() }
+func (db *DB) Close() {
+	db.pool.Close()
+	db.writes.Close()
+}
 
 // Ping asks the server for an answer.
 func (db *DB) Ping(ctx context.Context) error {
@@ -217,7 +233,7 @@ func readInstance(ctx context.Context, q querier) (calpe.Instance, error) {
 
 // Instance asks, on a new connection, which running server the database is on
 // now. A standby has timeline 0. If it has changed since the last call, the
-// pool's connections are replaced as they come back.
+// pools' connections are replaced as they come back.
 func (db *DB) Instance(ctx context.Context) (calpe.Instance, error) {
 	if conn := heldBy(ctx, db); conn != nil {
 		return readInstance(ctx, conn)
@@ -232,6 +248,7 @@ func (db *DB) Instance(ctx context.Context) (calpe.Instance, error) {
 		db.log.WarnContext(ctx, "the database is another instance",
 			slog.String("before", before.String()), slog.String("now", i.String()))
 		db.pool.Reset()
+		db.writes.Reset()
 	}
 	return i, nil
 }
@@ -261,13 +278,14 @@ func (db *DB) on(ctx context.Context) querier {
 	return db.pool
 }
 
-// acquire gives a connection for a transaction, and the function that gives it
-// back. A connection that isn't idle by then is closed, not used again.
-func (db *DB) acquire(ctx context.Context) (*pgx.Conn, func(), error) {
+// acquire gives a connection of a pool for a transaction, or the one that ctx
+// carries, and the function that gives it back. A connection that isn't idle by
+// then is closed, not used again.
+func (db *DB) acquire(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, func(), error) {
 	if conn := heldBy(ctx, db); conn != nil {
 		return conn, func() {}, nil
 	}
-	conn, err := db.pool.Acquire(ctx)
+	conn, err := pool.Acquire(ctx)
 	if err != nil {
 		return nil, nil, translate("reach database", err)
 	}
@@ -294,11 +312,11 @@ func closeConn(ctx context.Context, conn *pgx.Conn) {
 	_ = conn.Close(ctx) // the socket is closed in any case
 }
 
-// inTx runs fn in a transaction on the pool or on the connection of ctx. A lost
+// inTx runs fn in a transaction that writes, on a connection for that or on the connection of ctx. A lost
 // COMMIT is an error that leaves the outcome open: fn must write what may be
 // written twice, or what a second time is refused.
 func (db *DB) inTx(ctx context.Context, what string, fn func(tx pgx.Tx) error) error {
-	conn, release, err := db.acquire(ctx)
+	conn, release, err := db.acquire(ctx, db.writes)
 	if err != nil {
 		return err
 	}

@@ -207,7 +207,7 @@ func TestPromotionIsAnotherInstance(t *testing.T) {
 		t.Fatal(err)
 	}
 	db := openURL(t, startServer(t, dir).url)
-	other := openURL(t, db.cfg.URL, func(c *Config) { c.MaxConns = 1 })
+	other := openURL(t, db.cfg.URL)
 	standby, err := db.Instance(t.Context())
 	if err != nil || standby.Timeline != 0 {
 		t.Errorf("standby is instance %s, %v, want timeline 0", standby, err)
@@ -215,8 +215,10 @@ func TestPromotionIsAnotherInstance(t *testing.T) {
 	if err := db.CheckSettings(t.Context(), true); err == nil || !strings.Contains(err.Error(), "standby") {
 		t.Errorf("standby: %v", err)
 	}
-	_, err = db.CommitGroup(t.Context(), groupOn(standby, bare("a", 1)))
-	wantErr(t, "group on a standby", err, calpe.ErrNotCommitted)
+	for _, process := range []*DB{db, other} {
+		_, err = process.CommitGroup(t.Context(), groupOn(standby, bare("a", 1)))
+		wantErr(t, "group on a standby", err, calpe.ErrNotCommitted)
+	}
 
 	postgrestest.Exec(t, db.cfg.URL, `SELECT pg_promote()`)
 	_, err = db.CommitGroup(t.Context(), groupOn(first, bare("a", 1)))

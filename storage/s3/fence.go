@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+
+	"github.com/minio/minio-go/v7"
 )
 
 const (
@@ -54,4 +56,32 @@ func (s *Store) ReplaceFence(ctx context.Context, data []byte, etag string) (str
 		return "", fmt.Errorf("replace %s/%s: server gave no ETag", s.cfg.DocumentsBucket, fenceName)
 	}
 	return newETag, nil
+}
+
+// UndeleteFence brings a fence back that was deleted without naming a version,
+// as people and tools delete: its last version is under a delete marker, and
+// holds what it held. It reports whether there is such a version; if not,
+// nothing is changed. It may be repeated.
+func (s *Store) UndeleteFence(ctx context.Context) (found bool, err error) {
+	var markers []string
+	err = s.versions(ctx, s.cfg.DocumentsBucket, fenceName, func(v minio.ObjectInfo) error {
+		switch {
+		case v.Key != fenceName:
+		case v.IsDeleteMarker:
+			markers = append(markers, v.VersionID)
+		default:
+			found = true
+		}
+		return nil
+	})
+	if err != nil || !found {
+		return false, err
+	}
+	for _, version := range markers {
+		// Crash here: some markers are left, and hide the fence still.
+		if err := s.removeVersion(ctx, s.cfg.DocumentsBucket, fenceName, version); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
 }

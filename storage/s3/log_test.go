@@ -306,6 +306,45 @@ func TestFence(t *testing.T) {
 	}
 }
 
+// A fence that was deleted by its name has its versions still.
+func TestUndeleteFence(t *testing.T) {
+	store, srv := setup(t)
+	ctx := t.Context()
+	if found, err := store.UndeleteFence(ctx); err != nil || found {
+		t.Errorf("before there is one: %v, %v", found, err)
+	}
+	etag, err := store.ReplaceFence(ctx, []byte("one"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if etag, err = store.ReplaceFence(ctx, []byte("two"), etag); err != nil {
+		t.Fatal(err)
+	}
+	bucket := srv.cfg.DocumentsBucket
+	if err := srv.core.RemoveObject(ctx, bucket, "control/fence", minio.RemoveObjectOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := store.ReadFence(ctx); !errors.Is(err, calpe.ErrNotFound) {
+		t.Fatalf("a deleted fence: %v", err)
+	}
+	for range 2 {
+		if found, err := store.UndeleteFence(ctx); err != nil || !found {
+			t.Fatalf("%v, %v", found, err)
+		}
+		if data, again, err := store.ReadFence(ctx); err != nil || string(data) != "two" || again != etag {
+			t.Errorf("fence %q, ETag %q, %v; want the last one, %q", data, again, err, etag)
+		}
+	}
+	for _, v := range srv.versions(t, bucket, "control/fence") {
+		if err := srv.core.RemoveObject(ctx, bucket, "control/fence", minio.RemoveObjectOptions{VersionID: v.VersionID}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found, err := store.UndeleteFence(ctx); err != nil || found {
+		t.Errorf("nothing is left: %v, %v", found, err)
+	}
+}
+
 // Of sixteen writers with one ETag exactly one wins, every time, and what is there
 // afterwards is the winner's.
 func TestFenceRace(t *testing.T) {

@@ -71,8 +71,8 @@ func (t *probe) run(ctx context.Context) error {
 	for _, check := range checks {
 		err := check(ctx)
 		failed = errors.Join(failed, err)
-		// Without bucket or server, the other checks would say the same again.
-		if err != nil && (ctx.Err() != nil || status(err) == 0 || code(err) == minio.NoSuchBucket) && !errors.Is(err, errBroken) {
+		// Without bucket, server or valid credentials, the other checks would say the same again.
+		if err != nil && (ctx.Err() != nil || status(err) == 0 || code(err) == minio.NoSuchBucket || badCredentials(err)) && !errors.Is(err, errBroken) {
 			return failed
 		}
 	}
@@ -104,12 +104,18 @@ func (t *probe) refused(err error, promise, remedy string) error {
 	return fmt.Errorf("bucket %s: test that %s: %w", t.bucket, promise, err)
 }
 
+// badCredentials reports whether the server knows no such key, or another secret
+// for it: it will refuse every request.
+func badCredentials(err error) bool {
+	return code(err) == "SignatureDoesNotMatch" || code(err) == "InvalidAccessKeyId"
+}
+
 const otherServer = "use a server that does (docs/operations.md lists tested ones)"
 
 func (t *probe) wrongChecksum(ctx context.Context) error {
 	wrong := sha256.Sum256([]byte("other bytes"))
 	_, err := t.put(ctx, "-checksum", "probe", putOptions{checksum: base64.StdEncoding.EncodeToString(wrong[:])})
-	if code(err) == minio.AccessDenied || code(err) == "SignatureDoesNotMatch" || code(err) == "InvalidAccessKeyId" {
+	if code(err) == minio.AccessDenied || badCredentials(err) {
 		return fmt.Errorf("bucket %s: write a probe: check the credentials and their permissions: %w", t.bucket, err)
 	}
 	return t.refused(err, "an upload whose X-Amz-Checksum-Sha256 is wrong must be refused, or damaged documents are accepted", otherServer)

@@ -69,6 +69,9 @@ func TestWrongSecret(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "credentials") || strings.Contains(err.Error(), "wrong-and-secret") {
 		t.Errorf("error %v", err)
 	}
+	if err != nil && strings.Count(err.Error(), "write a probe") != 2 {
+		t.Errorf("want it said once for each bucket: %v", err)
+	}
 }
 
 func TestNoServer(t *testing.T) {

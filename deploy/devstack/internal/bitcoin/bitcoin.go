@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -112,9 +113,11 @@ func (s *Server) start(ctx context.Context) error {
 		Component: "bitcoin", Network: s.cfg.Network, MinerAddress: s.cfg.MinerAddress,
 		Dir: s.cfg.Dir, LogFile: filepath.Join(s.cfg.Dir, "btcd.log"),
 	}
+	tidy := tidyHome()
 	err := process.WithPort(s.cfg.Port, func(port int) error {
 		return process.WithPort(s.cfg.P2PPort, func(p2p int) error { return s.listen(ctx, port, p2p) })
 	})
+	tidy()
 	if err != nil {
 		return err
 	}
@@ -129,6 +132,26 @@ func (s *Server) start(ctx context.Context) error {
 		s.rememberTips(following)
 	}()
 	return nil
+}
+
+// tidyHome looks for the folder .btcd in the user's home, which btcd makes
+// whenever it starts, wherever it is told to keep its things. The function that
+// it returns removes one that is new.
+func tidyHome() func() {
+	me, err := user.Current() // by /etc/passwd and not HOME, as in btcd
+	if err != nil {
+		return func() {}
+	}
+	return removeIfNew(filepath.Join(me.HomeDir, ".btcd"))
+}
+
+// removeIfNew is for a folder that is only removed if it is missing now, and
+// empty then.
+func removeIfNew(dir string) func() {
+	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+		return func() {}
+	}
+	return func() { _ = os.Remove(dir) } // one that isn't empty stays
 }
 
 // listen runs the node until it answers a call by its own user; no other node

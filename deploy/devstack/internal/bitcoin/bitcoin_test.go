@@ -52,6 +52,42 @@ func run(t *testing.T, cfg Config) *Server {
 	return s
 }
 
+func TestRemoveIfNew(t *testing.T) {
+	for name, c := range map[string]struct {
+		before, file, stays bool
+	}{
+		"new":                {},
+		"new with a file":    {file: true, stays: true},
+		"it was there":       {before: true, stays: true},
+		"there, with a file": {before: true, file: true, stays: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), ".btcd")
+			if c.before {
+				mkdir(t, dir)
+			}
+			remove := removeIfNew(dir)
+			mkdir(t, dir)
+			if c.file {
+				if err := os.WriteFile(filepath.Join(dir, "rpc.cert"), nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			remove()
+			if _, err := os.Stat(dir); (err == nil) != c.stays {
+				t.Errorf("stays: %v, want %v", err == nil, c.stays)
+			}
+		})
+	}
+}
+
+func mkdir(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestNode(t *testing.T) {
 	for network, genesis := range map[string]string{
 		"regtest": "0f9188f13cb7b2c71f2a335e3a4fc328bf5beb436012afca590b1a11466e2206",

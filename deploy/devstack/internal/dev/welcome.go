@@ -79,6 +79,8 @@ With nothing but curl:
   curl -H "Authorization: Bearer $CALPE_TOKEN" -F document=@hello.txt $CALPE_SERVER/v1/documents
   curl $CALPE_SERVER/v1/status
 
+The API in a browser: %[2]s/docs
+
 As the operator:
 
   . %[1]s/operator.env
