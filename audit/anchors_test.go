@@ -28,7 +28,6 @@ type anchored struct {
 	coin    calpe.Outpoint
 	value   int64
 	anchors []receipt.Anchor
-	cfg     audit.Config
 }
 
 const fee = 500
@@ -263,10 +262,8 @@ func TestAnchorFaults(t *testing.T) {
 		"swapped":           {func(a *anchored) { x := a.anchors; x[1], x[2] = x[2], x[1]; a.publish(x) }, receipt.Refuted, audit.ReasonAnchorOrder},
 		"twice":             {func(a *anchored) { a.publish(append(a.anchors, a.anchors[1])) }, receipt.Refuted, audit.ReasonAnchorFork},
 		"fork": {func(a *anchored) {
-			first, coin := a.coin, calpe.Outpoint{}
-			coin, a.coin = first, calpe.Outpoint{TxID: doubleHash(a.anchors[0].Transaction), Vout: 1}
+			a.coin = linkOf(a.anchors[0]).Next()
 			a.anchor(a.grow(721))
-			a.coin = coin
 			a.publish(a.anchors)
 		}, receipt.Refuted, audit.ReasonAnchorFork},
 		"wrong root": {func(a *anchored) {
@@ -387,14 +384,6 @@ func linkOf(a receipt.Anchor) receipt.Link {
 		panic(err)
 	}
 	return l
-}
-
-func doubleHash(raw []byte) calpe.BlockHash {
-	l := wire.NewMsgTx(2)
-	if err := l.DeserializeNoWitness(bytes.NewReader(raw)); err != nil {
-		panic(err)
-	}
-	return calpe.BlockHash(l.TxHash())
 }
 
 // A cache that has kept an older page is nothing to sound the alarm about.

@@ -97,7 +97,7 @@ func (s scanner) findFirst(ctx context.Context, below uint32) (height uint32, va
 		case up:
 			height++
 		case height == 0:
-			return 0, 0, fmt.Errorf("no block from %d down makes the first outpoint %v", below, o)
+			return 0, 0, fmt.Errorf("no block from %d down makes the first outpoint %v: if it is in a later one, give --from-height", below, o)
 		default:
 			height--
 		}
