@@ -482,33 +482,31 @@ func TestAnchorsOfOthers(t *testing.T) {
 	}
 }
 
-// Whatever stands where anchors should, a run ends with an answer.
+// Whatever stands where anchors should, a run ends with an answer, and nothing but
+// the anchors that were made holds.
 func FuzzAnchors(f *testing.F) {
-	t := &testing.T{}
-	a := three(t)
+	a := newAnchored(&testing.T{})
+	for _, size := range []uint64{2, 3} {
+		a.anchor(a.grow(size))
+	}
+	a.grow(5)
+	a.publish(a.anchors)
 	page := a.s.log.objects[receipt.AnchorsPath(0)]
+	chain := a.headers(a.chain)
 	f.Add(page)
 	f.Add(page[:len(page)/2])
 	f.Add([]byte("\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		a.t = t
-		a.s.log.t = t
+		a.t, a.s.log.t = t, t
 		a.s.log.objects[receipt.AnchorsPath(0)] = data
-		r, err := a.run(audit.Config{Headers: a.headers(a.chain)})
-		if err != nil && len(data) <= receipt.MaxAnchorsPage {
+		r, err := a.run(audit.Config{Headers: chain})
+		if err != nil {
 			t.Fatal(err)
 		}
-		anchors, err := receipt.DecodeAnchors(data)
-		if err != nil {
-			return
-		}
-		if again, err := receipt.EncodeAnchors(anchors); err != nil {
-			t.Fatalf("decoded, but not encoded: %v", err)
-		} else if same, err := receipt.DecodeAnchors(again); err != nil || !cmp.Equal(anchors, same) {
-			t.Fatalf("two meanings: %v", err)
-		}
-		if r.Status == receipt.Holds && r.Anchors.Count > 3 {
+		if anchors, err := receipt.DecodeAnchors(data); err == nil && r.Status == receipt.Holds && !slices.EqualFunc(anchors, a.anchors[:len(anchors)], sameAnchor) {
 			t.Fatalf("anchors that nobody made hold: %s", data)
 		}
 	})
 }
+
+func sameAnchor(a, b receipt.Anchor) bool { return cmp.Equal(a, b) }

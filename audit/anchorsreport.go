@@ -63,6 +63,19 @@ func (c Cost) String() string {
 	return text
 }
 
+// holds goes on with the sentence for a log that passes.
+func (a *Anchors) holds() string {
+	switch {
+	case a == nil || a.Newest == nil:
+		return ""
+	case a.Final != nil:
+		return fmt.Sprintf(". Bitcoin holds the roots of its first %d entries, finally of %d", a.Newest.Size, a.Final.Size)
+	case a.Headers:
+		return fmt.Sprintf(". Bitcoin holds the root of its first %d entries, not deep enough to be final", a.Newest.Size)
+	}
+	return fmt.Sprintf(". Anchors hold the root of its first %d entries, if their blocks are in the chain", a.Newest.Size)
+}
+
 // write adds the lines of a report on anchors, if there is one.
 func (a *Anchors) write(b *strings.Builder) {
 	if a == nil {

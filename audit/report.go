@@ -101,14 +101,16 @@ func (r Report) WriteText(w io.Writer) error {
 
 // holds is the sentence for a log that passes.
 func (r *run) holds() string {
-	p := r.report.Previous
+	p, text := r.report.Previous, ""
 	switch {
 	case p != nil && p.Size == r.report.Checkpoint.Size:
-		return fmt.Sprintf("the log has the same %d entries as before", p.Size)
+		text = fmt.Sprintf("the log has the same %d entries as before", p.Size)
 	case p != nil:
-		return fmt.Sprintf("the log has grown from %d to %d entries, and everything in it is as it was", p.Size, r.report.Checkpoint.Size)
+		text = fmt.Sprintf("the log has grown from %d to %d entries, and everything in it is as it was", p.Size, r.report.Checkpoint.Size)
+	default:
+		text = fmt.Sprintf("all %d entries are in the log that the checkpoint signs; nothing was kept from before to compare it with", r.report.Checkpoint.Size)
 	}
-	return fmt.Sprintf("all %d entries are in the log that the checkpoint signs; nothing was kept from before to compare it with", r.report.Checkpoint.Size)
+	return text + r.report.Anchors.holds()
 }
 
 // finding is a verdict on its way up.

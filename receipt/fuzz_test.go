@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/calpe/calpe"
+	"github.com/google/go-cmp/cmp"
 )
 
 // FuzzDecodeReceipt: what is a receipt has one meaning and one text.
@@ -149,4 +150,34 @@ func FuzzParseTransaction(f *testing.F) {
 		f.Add(tx)
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) { compareWithBtcd(t, raw) })
+}
+
+// FuzzDecodeAnchors: what is a page of anchors has one meaning.
+func FuzzDecodeAnchors(f *testing.F) {
+	for _, v := range newWorld(f, testOrigin).verifications() {
+		if r, err := Decode([]byte(v.Receipt)); err == nil && r.Anchor != nil && len(v.Receipt) <= maxVectorFile {
+			if page, err := EncodeAnchors([]Anchor{*r.Anchor}); err == nil {
+				f.Add(page)
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		page, err := DecodeAnchors(data)
+		if err != nil {
+			return
+		}
+		text, err := EncodeAnchors(page)
+		if err != nil {
+			t.Fatalf("decoded, but not encoded: %v", err)
+		}
+		again, err := DecodeAnchors(text)
+		if err != nil || !cmp.Equal(page, again) {
+			t.Fatalf("two meanings: %v", err)
+		}
+		for i := range page {
+			if l, err := page[i].Link(); err == nil && len(l.Inputs)*len(l.Outputs) == 0 {
+				t.Fatal("a link without inputs or outputs")
+			}
+		}
+	})
 }

@@ -93,7 +93,10 @@ func (c *auditCommand) bitcoin(ctx context.Context, a *app, cfg *audit.Config) (
 		return nil, errors.New("--depth is at least 1")
 	}
 	cfg.Depth = c.Depth
-	if cfg.Identity.FirstOutpoint == nil { // it is anchored by calendars
+	if cfg.Identity.FirstOutpoint == nil {
+		if c.Scan {
+			return nil, fmt.Errorf("%s is anchored by calendars: there is no chain of coins to scan for", cfg.Identity.Origin)
+		}
 		return func() {}, nil
 	}
 	if cfg.Headers, err = c.load(ctx, a, true); err != nil {
