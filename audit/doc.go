@@ -8,6 +8,11 @@
 // only (I3). Two checkpoints that contradict each other are signed by the log
 // itself, and are kept as evidence.
 //
+// Whether a stranger who begins today sees the same history is answered by
+// Bitcoin: from the first outpoint in the identity on, each anchor spends the
+// change of the one before, and must hold the root of this very log. Another
+// history would need another spend of the same coin.
+//
 // The package does no I/O of its own: where the log is read, and where the mirror
 // is kept, is the caller's ([Log], [Mirror]).
 package audit
