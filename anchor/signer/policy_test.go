@@ -226,6 +226,10 @@ func TestReplay(t *testing.T) {
 			t.Fatalf("replayed: %v", err)
 		}
 	}
+	w.restart() // as if it had died before the signature left
+	if again, err := w.policy.Sign(t.Context(), r); err != nil || !bytes.Equal(again, first) {
+		t.Fatalf("replayed after a restart: %v", err)
+	}
 	if s, _ := w.policy.Status(t.Context()); s.Spent > 1_000 || s.Size != 4 {
 		t.Errorf("after replays the status is %+v", s)
 	}
@@ -264,6 +268,62 @@ func TestBudget(t *testing.T) {
 	tryIt(signer.ErrBudget)
 	w.now = start.Add(24 * time.Hour)
 	tryIt(nil)
+}
+
+// To the satoshi: the cap itself may be spent. Of a coin's anchors the dearest
+// counts, in whichever order they come.
+func TestBudgetIsExact(t *testing.T) {
+	w := newWorld(t)
+	script := w.keys.Current().Script()
+	ask := func(coin ledger.Input, fee int64) error {
+		t.Helper()
+		r := w.request(w.anchor(3, 400, coin))
+		onTx(func(_ *world, tx *wire.MsgTx) { tx.TxOut[1].Value = coin.Value - fee })(w, &r)
+		_, err := w.policy.Sign(t.Context(), r)
+		return err
+	}
+	wantSpent := func(want int64) {
+		t.Helper()
+		if s, _ := w.policy.Status(t.Context()); s.Spent != want {
+			t.Errorf("spent %d sat, want %d", s.Spent, want)
+		}
+	}
+	first, second, third := w.pay(script, 100_000), w.pay(script, 100_000), w.pay(script, 100_000)
+	for _, step := range []struct {
+		coin  ledger.Input
+		fee   int64
+		want  error
+		spent int64
+	}{
+		{first, 4_000, nil, 4_000}, {first, 1_000, nil, 4_000}, {first, 5_000, nil, 5_000}, {second, 5_000, nil, 10_000},
+		{third, 2_001, signer.ErrBudget, 10_000}, {third, 2_000, nil, 12_000}, {third, 1_999, nil, 12_000}, {third, 2_001, signer.ErrBudget, 12_000},
+	} {
+		if err := ask(step.coin, step.fee); !errors.Is(err, step.want) {
+			t.Errorf("%d sat: %v, want %v", step.fee, err, step.want)
+		}
+		wantSpent(step.spent)
+	}
+}
+
+// A smaller size of the same log is signed, and the largest is what is remembered.
+func TestSmallerSize(t *testing.T) {
+	w := newWorld(t)
+	script := w.keys.Current().Script()
+	w.sign(9, 400, w.pay(script, 100_000))
+	w.sign(4, 400, w.pay(script, 100_000))
+	if s, _ := w.policy.Status(t.Context()); s.Size != 9 || s.Root != rootOf(9) {
+		t.Errorf("the largest size is %d now", s.Size)
+	}
+}
+
+// With nothing signed there is nothing to prove.
+func TestProofBeforeAnything(t *testing.T) {
+	w := newWorld(t)
+	r := w.request(w.anchor(9, 400, w.pay(w.keys.Current().Script(), 100_000)))
+	r.Proof = proof(4, 9, honest)
+	if _, err := w.policy.Sign(t.Context(), r); !errors.Is(err, signer.ErrHistory) {
+		t.Errorf("a proof out of nowhere: %v", err)
+	}
 }
 
 // Two at once are judged one after the other: of two histories one is signed, and
@@ -416,13 +476,21 @@ func TestStateRefused(t *testing.T) {
 	for name, content := range map[string][]byte{
 		"empty": nil, "cut": good[:len(good)/2], "of another network": edit(`"regtest"`, `"signet"`), "of another keystore": edit(address, "bcrt1q"),
 		"unknown member": edit(`"size"`, `"more": 1, "size"`), "no root": edit(rootOf(5).String(), calpe.Hash{}.String()), "size too large": edit(`"size": 5`, `"size": 1099511627776`),
-		"a negative fee": edit(`"sat": `, `"sat": -`), "nobody's": edit(`"`+address+`"`, `""`), "too large": append(slices.Clone(good), bytes.Repeat([]byte(" "), 17<<20)...),
+		"a negative fee": edit(`"sat": `, `"sat": -`), "open to others": good, "nobody's": edit(`"`+address+`"`, `""`), "too large": append(slices.Clone(good), bytes.Repeat([]byte(" "), 17<<20)...),
 	} {
 		if err := os.WriteFile(w.file(), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
+		if name == "open to others" {
+			if err := os.Chmod(w.file(), 0o620); err != nil {
+				t.Fatal(err)
+			}
+		}
 		if _, err := signer.OpenState(w.file(), calpe.Regtest, address); !errors.Is(err, signer.ErrState) {
 			t.Errorf("%s: %v", name, err)
+		}
+		if err := os.Chmod(w.file(), 0o600); err != nil {
+			t.Fatal(err)
 		}
 	}
 	if err := os.WriteFile(w.file(), good, 0o600); err != nil {

@@ -37,8 +37,13 @@ func serve(t testing.TB, s signer.Signer, users ...uint32) string {
 	go func() { done <- server.Serve(ctx, listener) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("serve: %v", err)
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("serve: %v", err)
+			}
+		case <-time.After(15 * time.Second): // half of what a call may take
+			t.Error("the server doesn't stop")
 		}
 	})
 	return path
@@ -151,7 +156,11 @@ func TestClientChecksSigner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, raw := range map[string][]byte{"nothing": nil, "noise": {1, 2, 3}, "another transaction": other, "more": append(bytes.Clone(other), 0)} {
+	right, err := w.policy.Sign(t.Context(), w.request(a))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, raw := range map[string][]byte{"nothing": nil, "noise": {1, 2, 3}, "another transaction": other, "more": append(bytes.Clone(right), 0)} {
 		if _, err := w.client(liar{status, raw}).Sign(t.Context(), a.Unsigned, a.Inputs); err == nil {
 			t.Errorf("%s: taken", name)
 		}

@@ -147,6 +147,9 @@ func readState(path string) (State, error) {
 		return State{}, fmt.Errorf("open signer state: %w", err)
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || info.Mode().Perm()&0o077 != 0 {
+		return State{}, fmt.Errorf("%w: others may read or write %s: look who may have, then run chmod 600 on it", ErrState, path)
+	}
 	content, err := io.ReadAll(io.LimitReader(f, largestState+1))
 	if err != nil {
 		return State{}, fmt.Errorf("read signer state: %w", err)
