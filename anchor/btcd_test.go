@@ -35,10 +35,12 @@ type realWorld struct {
 
 func newRealWorld(t *testing.T, network calpe.Network) *realWorld {
 	t.Helper()
-	w := &realWorld{
-		t: t, node: btcdtest.Start(t, network), log: &fakeLog{}, net: network,
-		caps: wallet.Caps{FeeRate: 20 * ledger.SatPerVB, Fee: 5_000}, now: time.Now(),
-	}
+	return fundedRealWorld(t, network, wallet.Caps{FeeRate: 20 * ledger.SatPerVB, Fee: 5_000}, 1_000_000)
+}
+
+func fundedRealWorld(t *testing.T, network calpe.Network, caps wallet.Caps, value int64) *realWorld {
+	t.Helper()
+	w := &realWorld{t: t, node: btcdtest.Start(t, network), log: &fakeLog{}, net: network, caps: caps, now: time.Now()}
 	w.lock, w.keystore = wallet.Lock{Passphrase: wallet.DrawPassphrase(), WorkFactor: 1}, t.TempDir()+"/wallet.age"
 	w.store, _ = pgStore(t)
 	var err error
@@ -49,8 +51,8 @@ func newRealWorld(t *testing.T, network calpe.Network) *realWorld {
 	if err != nil {
 		t.Fatalf("best block: %v", err)
 	}
-	funded := w.node.Fund(w.keys.Current().Script(), 1_000_000)
-	d, err := anchor.FindDeposit(t.Context(), w.node, w.keys.Current().Script(), from, 10_000)
+	funded := w.node.Fund(w.keys.Current().Script(), value)
+	d, err := anchor.FindDeposit(t.Context(), w.node, w.keys.Current().Script(), from, value)
 	if err != nil || d.Coin.Outpoint != funded {
 		t.Fatalf("found deposit %v (%v), want %v", d.Coin.Outpoint, err, funded)
 	}
@@ -176,6 +178,57 @@ func TestRealLife(t *testing.T) {
 	w.step()
 	if last, err := w.store.AnchorFor(t.Context(), 3); err != nil || !last.Final || last.Size != 4 {
 		t.Fatalf("second anchor: %+v, %v", last, err)
+	}
+}
+
+// The coin runs dry; two deposits heal it, in one attempt; a reorganisation takes
+// deposits and anchor away, and they come back.
+func TestRealDeposits(t *testing.T) {
+	caps := wallet.Caps{FeeRate: ledger.SatPerVB, Fee: 20_000} // whatever btcd estimates
+	w := fundedRealWorld(t, calpe.Regtest, caps, caps.Reserve()+161+10)
+	w.log.grow(1)
+	w.step()
+	w.node.Generate(1)
+	w.log.grow(1)
+	w.now = w.now.Add(interval)
+	for range 2 {
+		if err := w.engine.Step(t.Context(), 1); !errors.Is(err, wallet.ErrOutOfFunds) {
+			t.Fatalf("step with an empty coin: %v", err)
+		}
+	}
+	w.node.Fund(w.keys.Current().Script(), caps.MinDeposit()-1) // dust
+	if err := w.engine.Step(t.Context(), 1); !errors.Is(err, wallet.ErrOutOfFunds) {
+		t.Fatalf("step after dust: %v", err)
+	}
+	small := w.node.Fund(w.keys.Current().Script(), caps.MinDeposit())
+	large := w.node.Fund(w.keys.Current().Script(), 2*caps.MinDeposit())
+	w.step()
+	a := w.newest()
+	if got := spent(a); len(got) != 3 || got[1] != large || got[2] != small || !slices.Contains(w.node.Mempool(), a.TxID) {
+		t.Fatalf("attempt %v spends %v", a.TxID, got)
+	}
+	w.node.Generate(1)
+	w.step()
+	if got := w.attempt(a.TxID); got.State != ledger.Mined {
+		t.Fatalf("attempt is %s", got.State)
+	}
+	w.reorganise(3) // anchor and deposits
+	w.step()
+	w.node.Generate(6)
+	w.step()
+	if got := w.attempt(a.TxID); got.State != ledger.Final {
+		t.Fatalf("attempt is %s", got.State)
+	}
+	all, err := w.store.Movements(t.Context())
+	if err != nil || len(all) != 5 {
+		t.Fatalf("%d movements: %v", len(all), err)
+	}
+	var sum int64
+	for _, m := range all {
+		sum += m.Amount
+	}
+	if s := w.engine.Status(); sum != a.Change || s.Funds.Value != sum || s.Funds.State(1) != wallet.FundsAmple {
+		t.Fatalf("movements come to %d sat, the coin has %d; %+v", sum, a.Change, s.Funds)
 	}
 }
 

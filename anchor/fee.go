@@ -134,7 +134,7 @@ func (e *Engine) offer(ctx context.Context, snap ledger.Snapshot, attempts []led
 		return nil, limit, nil
 	}
 	bid := wallet.Outbid(attempts, e.cfg.Raise)
-	deposits, err := e.joining(ctx, snap, rate)
+	deposits, err := e.joining(ctx, snap, attempts, rate)
 	if err != nil {
 		return nil, NoLimit, err
 	}

@@ -7,15 +7,24 @@ import (
 	"log/slog"
 	"slices"
 
+	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/anchor/ledger"
 	"github.com/calpe/calpe/anchor/wallet"
 )
 
 // joining picks the deposits that the next attempt spends besides the coin, and
-// asks the node whether they are unspent in its chain.
-func (e *Engine) joining(ctx context.Context, snap ledger.Snapshot, rate ledger.FeeRate) ([]ledger.Input, error) {
+// asks the node whether they are unspent in its chain. What an attempt wasn't
+// signed with isn't tried again with the same coin: whoever pays us must not be
+// able to stop anchoring with a payment that the signer refuses.
+func (e *Engine) joining(ctx context.Context, snap ledger.Snapshot, attempts []ledger.Attempt, rate ledger.FeeRate) ([]ledger.Input, error) {
+	refused := map[calpe.Outpoint]bool{}
+	for _, a := range attempts {
+		for _, in := range a.Inputs {
+			refused[in.Outpoint] = refused[in.Outpoint] || a.Raw == nil
+		}
+	}
 	live := slices.DeleteFunc(slices.Clone(snap.Deposits), func(d ledger.Coin) bool {
-		return d.State != ledger.CoinLive || !e.cfg.Signer.Owns(d.Script) // of a key that was taken out of the keystore
+		return d.State != ledger.CoinLive || refused[d.Outpoint] || !e.cfg.Signer.Owns(d.Script) // of a key that was taken out of the keystore
 	})
 	var inputs []ledger.Input
 	for _, d := range e.cfg.Caps.Join(*snap.Live, live, rate) {

@@ -1,8 +1,10 @@
 package anchor_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -396,6 +398,37 @@ func TestDepositThatTheNodeDenies(t *testing.T) {
 	w.mustStep()
 	if a := w.only(); len(a.Inputs) != 2 {
 		t.Fatalf("attempt has %d inputs", len(a.Inputs))
+	}
+	w.settle()
+}
+
+// pickySigner refuses whatever spends one output.
+type pickySigner struct {
+	*wallet.Signer
+	refuses calpe.Outpoint
+}
+
+func (s pickySigner) Sign(ctx context.Context, unsigned []byte, inputs []ledger.Input) ([]byte, error) {
+	if slices.ContainsFunc(inputs, func(in ledger.Input) bool { return in.Outpoint == s.refuses }) {
+		return nil, wallet.ErrPolicy
+	}
+	return s.Signer.Sign(ctx, unsigned, inputs)
+}
+
+// A deposit that the signer refuses doesn't stop anchoring: the next block brings
+// an attempt without it.
+func TestDepositThatTheSignerRefuses(t *testing.T) {
+	w := newWorld(t, newMemStore())
+	w.signs = pickySigner{w.signer, w.deposit(50_000)}
+	w.restart()
+	w.log.grow(1)
+	w.stepWants(anchor.ErrUnsigned)
+	w.stepWants(anchor.ErrUnsigned)
+	w.node.empty(1)
+	w.mustStep()
+	attempts := w.snapshot().Attempts
+	if len(attempts) != 2 || len(attempts[1].Inputs) != 1 || attempts[1].State != ledger.Sent {
+		t.Fatalf("%d attempts, the last is %+v", len(attempts), attempts[len(attempts)-1])
 	}
 	w.settle()
 }

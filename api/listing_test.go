@@ -217,14 +217,17 @@ func TestStatus(t *testing.T) {
 		var got struct {
 			Next, Checkpointed, Broadcast, Confirmed, Final uint64
 			Expected                                        json.RawMessage
+			Funds                                           string                   `json:"funds"`
 			AnchorsLeft                                     int64                    `json:"anchors_left"`
+			AnchorsNow                                      int64                    `json:"anchors_left_at_fee_rate"`
+			FeeRate                                         int64                    `json:"fee_rate"`
 			NewestAnchor                                    *struct{ Height uint32 } `json:"newest_anchor"`
 		}
 		if err := json.Unmarshal(w.do("GET", "/v1/status", nil).body, &got); err != nil {
 			t.Fatal(err)
 		}
 		text := fmt.Sprint(got.Next, got.Checkpointed, got.Broadcast, got.Confirmed, got.Final, " ", string(got.Expected))
-		if text != want || got.AnchorsLeft != 42 || (got.NewestAnchor != nil) != (len(w.anchors) > 0) {
+		if text != want || got.AnchorsLeft != 42 || got.AnchorsNow != 420 || got.FeeRate != 2500 || got.Funds != "low" || (got.NewestAnchor != nil) != (len(w.anchors) > 0) {
 			t.Errorf("%s\nwant %s\n%+v", text, want, got)
 		}
 	}

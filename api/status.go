@@ -18,10 +18,23 @@ type Schedule struct {
 	Depth  uint32        // confirmations from which an anchor is final
 }
 
+// FundsState says in one word how the funds stand.
+type FundsState string
+
+// The states of funds.
+const (
+	FundsAmple FundsState = "ample"
+	FundsLow   FundsState = "low" // fewer anchors are left than the operator wants to be told of
+	FundsOut   FundsState = "out" // no anchor is made until somebody pays, or the rate falls
+)
+
 // Outlook is what anchoring can still do.
 type Outlook struct {
-	AnchorsLeft int64     // that the funds pay for, each at the highest cost allowed
-	LastAttempt time.Time // when the newest anchor transaction was made; zero: there is none
+	Funds       FundsState // how they stand
+	AnchorsLeft int64      // that the funds pay for, each at the highest cost allowed
+	AnchorsNow  int64      // that the funds pay for, each at the rate of the newest one
+	FeeRate     int64      // that rate, in satoshis per 1000 vB
+	LastAttempt time.Time  // when the newest anchor transaction was made; zero: there is none
 }
 
 // Treasury knows what anchoring can still do.
@@ -39,7 +52,10 @@ type statusAnswer struct {
 	Log          calpe.Hash     `json:"log"`
 	Time         time.Time      `json:"time"`
 	Expected     expected       `json:"expected"`
+	Funds        FundsState     `json:"funds"`
 	AnchorsLeft  int64          `json:"anchors_left"`
+	AnchorsNow   int64          `json:"anchors_left_at_fee_rate"`
+	FeeRate      int64          `json:"fee_rate"`
 	NewestAnchor *anchorSummary `json:"newest_anchor,omitempty"`
 }
 
@@ -68,7 +84,8 @@ func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
 	now := s.cfg.Now().UTC().Truncate(time.Second)
 	answer := statusAnswer{
 		Next: m.Next, Checkpointed: m.Checkpointed, Broadcast: m.Broadcast, Confirmed: m.Confirmed, Final: m.Final,
-		Network: s.cfg.Identity.Network, Log: s.cfg.Identity.Hash(), Time: now, AnchorsLeft: outlook.AnchorsLeft,
+		Network: s.cfg.Identity.Network, Log: s.cfg.Identity.Hash(), Time: now,
+		Funds: outlook.Funds, AnchorsLeft: outlook.AnchorsLeft, AnchorsNow: outlook.AnchorsNow, FeeRate: outlook.FeeRate,
 	}
 	f := s.forecast(now, outlook)
 	if len(newest) > 0 {

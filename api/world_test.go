@@ -414,7 +414,7 @@ func (w *world) Watermarks(context.Context) (calpe.Watermarks, error) {
 }
 
 func (w *world) Outlook(context.Context) (api.Outlook, error) {
-	o := api.Outlook{AnchorsLeft: 42}
+	o := api.Outlook{Funds: api.FundsLow, AnchorsLeft: 42, AnchorsNow: 420, FeeRate: 2500}
 	if len(w.anchors) > 0 {
 		o.LastAttempt = w.now.Add(-20 * time.Minute)
 	}

@@ -233,28 +233,27 @@ func parsePrevious(previous []byte) (*wire.MsgTx, error) {
 	return &tx, nil
 }
 
-// checkAge finds out whether the state is an older copy: an anchor that the coin
+// checkAge finds out whether the state is an older copy: the anchor that the coin
 // comes from was signed by these keys, so the state must know of a size at least as
-// large. Somebody could make up such a transaction; that only gets it refused.
+// large. What deposits come from is anybody's, and says nothing: a payment can be
+// made up to look like an anchor.
 func (p *Policy) checkAge(previous [][]byte) error {
 	if p.cfg.State == nil {
 		return nil
 	}
-	for _, raw := range previous {
-		tx, err := parsePrevious(raw)
-		if err != nil {
-			return err
-		}
-		anchored, err := calpe.ParsePayloadScript(tx.TxOut[0].PkScript)
-		if err != nil {
-			continue // a deposit
-		}
-		if anchored.Size > p.state.Size {
-			return fmt.Errorf("%w: the coin comes from an anchor of %d entries, and the state knows of %d", ErrState, anchored.Size, p.state.Size)
-		}
-		if anchored.Size == p.state.Size && anchored.Root != p.state.Root {
-			return fmt.Errorf("%w: the coin comes from an anchor of %d entries with another root than the state's", ErrState, anchored.Size)
-		}
+	tx, err := parsePrevious(previous[0])
+	if err != nil {
+		return err
+	}
+	anchored, err := calpe.ParsePayloadScript(tx.TxOut[0].PkScript)
+	if err != nil {
+		return nil //nolint:nilerr // the first coin: no anchor made it
+	}
+	if anchored.Size > p.state.Size {
+		return fmt.Errorf("%w: the coin comes from an anchor of %d entries, and the state knows of %d", ErrState, anchored.Size, p.state.Size)
+	}
+	if anchored.Size == p.state.Size && anchored.Root != p.state.Root {
+		return fmt.Errorf("%w: the coin comes from an anchor of %d entries with another root than the state's", ErrState, anchored.Size)
 	}
 	return nil
 }

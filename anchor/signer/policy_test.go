@@ -449,6 +449,18 @@ func TestStateOfAnotherHistory(t *testing.T) {
 	}
 }
 
+// Anybody can pay to the address with a transaction that looks like an anchor of
+// any size. It is a deposit like others.
+func TestDepositThatLooksLikeAnAnchor(t *testing.T) {
+	w := newWorld(t)
+	coin := w.sign(9, 400, w.pay(w.keys.Current().Script(), 100_000))
+	tx := wire.NewMsgTx(2)
+	tx.AddTxIn(&wire.TxIn{PreviousOutPoint: wire.OutPoint{Index: 4711}})
+	tx.AddTxOut(wire.NewTxOut(0, calpe.Payload{Size: calpe.MaxLogSize, Root: calpe.Hash{1}}.Script()))
+	tx.AddTxOut(wire.NewTxOut(50_000, w.keys.Current().Script()))
+	w.sign(12, 500, coin, w.learn(tx))
+}
+
 func TestStateRefused(t *testing.T) {
 	w := newWorld(t)
 	address := w.keys.Current().Address()

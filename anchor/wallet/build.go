@@ -14,7 +14,7 @@ import (
 )
 
 // ErrOutOfFunds: after the fee, the change would not keep what the next anchor
-// may cost. Nothing was built.
+// may cost. Nothing was built; a deposit to the address heals it.
 var ErrOutOfFunds = errors.New("the anchor coin is out of funds")
 
 // ErrCap: the fee or the fee rate is above what is allowed.

@@ -27,6 +27,7 @@ func joinFee(rate ledger.FeeRate) int64 { return rate.Fee(VSize(2) - VSize(1)) }
 // if the rate must then be lowered by [Caps.Fit]; after that, only as long as the
 // fee stays within the caps at that rate.
 func (c Caps) Join(coin ledger.Coin, deposits []ledger.Coin, rate ledger.FeeRate) []ledger.Coin {
+	rate = c.Fit(rate, 1)
 	total := coin.Value
 	for n, d := range deposits {
 		inputs := n + 1

@@ -31,6 +31,8 @@ type Anchoring struct {
 	Target     int           `help:"Blocks within which an anchor should be mined, 2 to 25. When it isn't, each new block brings an attempt with a higher fee." env:"TARGET" default:"6"`
 	Patience   time.Duration `help:"Time within which an anchor should be mined; the same happens when it isn't." env:"PATIENCE" default:"2h"`
 	Raise      float64       `help:"Least difference between the fee rates of two attempts, in sat/vB; at least 1. Your node's incremental relay fee, if that is higher." env:"RAISE" default:"1"`
+	MinDeposit int64         `help:"Smallest payment to the anchor address that is noticed, in satoshis: dust costs more than it is worth. 0: what ends a shortage at the highest fee." env:"MIN_DEPOSIT" default:"0"`
+	LowFunds   int64         `help:"Anchors left, at the present fee rate, below which the funds are called low." env:"LOW_FUNDS" default:"100"`
 	Poll       time.Duration `help:"How often the node is asked for news." env:"POLL" default:"5s"`
 }
 
@@ -331,19 +333,15 @@ func (s *service) Watermarks(ctx context.Context) (marks calpe.Watermarks, err e
 	return marks, err
 }
 
-// Outlook is what the live coin still pays for, and when it was last used. It is
+// Outlook is what the funds still pay for, and when they were last used. It is
 // read from the database: the engine may be another process's.
-func (s *service) Outlook(ctx context.Context) (o api.Outlook, err error) {
-	coin, err := s.db.Anchors().LiveCoin(ctx)
-	if err != nil && !errors.Is(err, calpe.ErrNotFound) { // without a coin no anchor is left
+func (s *service) Outlook(ctx context.Context) (api.Outlook, error) {
+	f, err := readFunds(ctx, s.db, s.caps, s.fallback)
+	if err != nil {
 		return api.Outlook{}, err
 	}
-	if err == nil {
-		o.AnchorsLeft = s.caps.AnchorsLeft(coin.Value, s.caps.FeeRate)
-	}
-	newest, err := s.db.Anchors().Attempts(ctx, 1)
-	if len(newest) > 0 {
-		o.LastAttempt = newest[0].Created
-	}
-	return o, err
+	return api.Outlook{
+		Funds: api.FundsState(f.State(s.lowFunds)), AnchorsLeft: f.LeftAtCap, AnchorsNow: f.Left,
+		FeeRate: int64(f.Rate), LastAttempt: f.lastAttempt,
+	}, nil
 }

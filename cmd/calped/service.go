@@ -38,6 +38,8 @@ type service struct {
 	retainer *intake.Retainer
 	sweeper  *intake.Sweeper
 	caps     wallet.Caps
+	fallback ledger.FeeRate // while the node has no estimate
+	lowFunds int64
 	api      *api.Server
 	calendar *api.Calendar // nil: it isn't served here
 }
@@ -158,7 +160,7 @@ func (s *service) openEngine(ctx context.Context, c *serveCommand, published *ba
 	if err != nil {
 		return err
 	}
-	s.caps = caps
+	s.caps, s.fallback, s.lowFunds = caps, fallback, c.LowFunds
 	raise, err := ledger.FeeRateFromSatPerVB(c.Raise)
 	if err != nil {
 		return err
@@ -178,7 +180,7 @@ func (s *service) openEngine(ctx context.Context, c *serveCommand, published *ba
 	}
 	s.engine, err = anchor.New(anchor.Config{
 		Second: second, Network: s.identity.Network, Store: s.db.Anchors(), Node: s.node, Signer: signer, Log: s.db,
-		Caps: caps, Fallback: fallback, Target: c.Target, Patience: c.Patience, Raise: raise,
+		Caps: caps, Fallback: fallback, Target: c.Target, Patience: c.Patience, Raise: raise, MinDeposit: c.MinDeposit, LowFunds: c.LowFunds,
 		Interval: c.Anchoring.Interval, Depth: c.Depth, Poll: c.Poll, Now: s.app.now, Logger: s.log, StopIntake: s.recorder.Recheck,
 	})
 	return err
