@@ -255,6 +255,15 @@ func (s *twin) MarkFinal(ctx context.Context, epoch uint64, txid calpe.BlockHash
 	return s.both("final", s.Anchors.MarkFinal(ctx, epoch, txid), s.model.MarkFinal(ctx, epoch, txid))
 }
 
+func (s *twin) Spent(ctx context.Context, from, to time.Time) (int64, error) {
+	pg, err := s.Anchors.Spent(ctx, from, to)
+	model, errModel := s.model.Spent(ctx, from, to)
+	if err := s.both("spent", err, errModel); err == nil && pg != model {
+		s.t.Fatalf("spent by postgres' rows are %d sat, by the model's %d", pg, model)
+	}
+	return pg, err
+}
+
 func (s *twin) Snapshot(ctx context.Context) (ledger.Snapshot, error) {
 	pg, err := s.Anchors.Snapshot(ctx)
 	model, errModel := s.model.Snapshot(ctx)
