@@ -394,6 +394,35 @@ func TestBumpOutOfFunds(t *testing.T) {
 	w.settle()
 }
 
+// The dearest attempts hang on a deposit that a reorganisation took away for good:
+// they don't keep the coin from being spent at the market's rate.
+func TestVoidAttemptsAreNotOutbid(t *testing.T) {
+	w := bumpWorld(t)
+	w.deposit(50_000)
+	w.log.grow(1)
+	w.node.rate = 10 * ledger.SatPerVB
+	w.mustStep()
+	w.node.rate = 0
+	for range 3 {
+		w.block()
+	}
+	all := w.attempts()
+	if got := rates(all); got != "10 11 12" {
+		t.Fatalf("rates %s", got)
+	}
+	w.node.cut(4, false) // the deposit's block and all above
+	w.node.empty(5)
+	w.mustStep()
+	for _, a := range all {
+		w.wantState(a.TxID, ledger.Void)
+	}
+	again := w.attempts()
+	if last := again[len(again)-1]; len(again) != len(all)+1 || last.Fee != 161*3 || w.pooled() != last.TxID {
+		t.Fatalf("rates %s", rates(again))
+	}
+	w.settle()
+}
+
 // refusingSigner refuses transactions above a fee, as one with lower caps does.
 type refusingSigner struct {
 	*wallet.Signer

@@ -114,6 +114,9 @@ func randomLife(t *testing.T, w *world, r *rand.Rand, steps int) {
 	w.node.fault, w.faults.fault, w.node.lag = nil, nil, 0
 	w.node.rate, w.node.minRate, w.node.raise, w.caps.Day, w.signs = 0, 0, 0, 0, nil
 	w.restart()
+	if !slices.ContainsFunc(w.node.chain, func(b *wire.MsgBlock) bool { return slices.Contains(b.Transactions, w.funding) }) {
+		w.node.mine(w.funding)
+	}
 	w.node.empty(10) // whatever branch the store is on, the node's has more work now
 	w.now = w.now.Add(2 * interval)
 	w.log.grow(1)

@@ -9,13 +9,16 @@ type Bid struct {
 	Raise ledger.FeeRate // what a node asks for relaying the replacement: at least 1 sat/vB
 }
 
-// Outbid is the bid of those attempts of a coin that are signed: each of them may
-// have been sent, whatever its row says of an answer. What was never signed
-// counts for nothing.
+// Outbid is the bid of those attempts of a coin that are signed and could be mined
+// now: each of them may have been sent, whatever its row says of an answer. What
+// was never signed counts for nothing, and so does what a reorganisation made
+// void with a deposit: the deposit may never come back, and a dear attempt of it
+// must not keep the coin from being spent. A node that has it all the same, because
+// it has the deposit in its mempool, refuses less, and gets more at the next block.
 func Outbid(attempts []ledger.Attempt, raise ledger.FeeRate) Bid {
 	bid := Bid{Raise: max(raise, ledger.SatPerVB)}
 	for _, a := range attempts {
-		if a.Raw == nil {
+		if a.Raw == nil || !a.State.Unmined() {
 			continue
 		}
 		bid.Fee = max(bid.Fee, a.Fee)

@@ -9,14 +9,16 @@ import (
 )
 
 func signedAttempt(fee int64, inputs int) ledger.Attempt {
-	return ledger.Attempt{Fee: fee, VSize: wallet.VSize(inputs), Inputs: make([]ledger.Input, inputs), Raw: []byte{1}}
+	return ledger.Attempt{State: ledger.Signed, Fee: fee, VSize: wallet.VSize(inputs), Inputs: make([]ledger.Input, inputs), Raw: []byte{1}}
 }
 
 // What replaces attempts pays more than the dearest of them by the raise, at a
 // rate above the highest, even where a lower fee was at a higher rate.
 func TestOutbid(t *testing.T) {
 	unsigned := signedAttempt(90_000, 1)
-	unsigned.Raw = nil
+	unsigned.Raw, unsigned.State = nil, ledger.Created
+	void := signedAttempt(80_000, 2)
+	void.State = ledger.Void
 	for _, row := range []struct {
 		name     string
 		attempts []ledger.Attempt
@@ -26,8 +28,9 @@ func TestOutbid(t *testing.T) {
 	}{
 		{"nothing", nil, 1000, 1, 0},
 		{"nothing signed", []ledger.Attempt{unsigned}, 1000, 1, 0},
+		{"nothing that can be mined", []ledger.Attempt{void}, 1000, 1, 0},
 		{"one", []ledger.Attempt{signedAttempt(483, 1)}, 1000, 1, 483 + 161},
-		{"the dearest, wherever it is", []ledger.Attempt{signedAttempt(900, 1), signedAttempt(483, 1), unsigned}, 1000, 1, 900 + 161},
+		{"the dearest, wherever it is", []ledger.Attempt{signedAttempt(900, 1), signedAttempt(483, 1), unsigned, void}, 1000, 1, 900 + 161},
 		{"a higher raise", []ledger.Attempt{signedAttempt(483, 1)}, 2500, 1, 483 + 403},
 		{"a raise below the least", []ledger.Attempt{signedAttempt(483, 1)}, 100, 1, 483 + 161},
 		{"no raise", []ledger.Attempt{signedAttempt(483, 1)}, 0, 1, 483 + 161},
@@ -42,7 +45,7 @@ func TestOutbid(t *testing.T) {
 			t.Errorf("%s: least fee is %d sat, want %d", row.name, least, row.least)
 		}
 		for _, a := range row.attempts {
-			if a.Raw != nil && least*int64(a.VSize-len(a.Inputs)) <= a.Fee*int64(wallet.VSize(row.inputs)) {
+			if a.State == ledger.Signed && least*int64(a.VSize-len(a.Inputs)) <= a.Fee*int64(wallet.VSize(row.inputs)) {
 				t.Errorf("%s: the rate of %d sat isn't above that of %d sat for %d vB", row.name, least, a.Fee, a.VSize)
 			}
 		}
