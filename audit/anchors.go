@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -57,18 +58,11 @@ func (r *run) auditAnchors(ctx context.Context, now tree) error {
 	if h := r.cfg.Headers; h != nil && !h.EnoughWork() {
 		return notYet(ReasonTooLittleWork, "the headers have less work than the network is known to have: fetch the rest")
 	}
-	var pages []page
 	var c *chain
 	err := twice(func(fresh bool) (err error) {
-		if pages, err = r.anchorPages(ctx, fresh); err != nil {
-			return err
-		}
-		c, err = r.followAnchors(ctx, now, pages)
+		c, err = r.followAnchors(ctx, now, fresh)
 		return err
 	})
-	if err == nil {
-		err = r.keepAnchors(ctx, pages)
-	}
 	if err != nil {
 		return err
 	}
@@ -82,24 +76,8 @@ type page struct {
 	kept    bool // it comes from the mirror
 }
 
-// anchorPages reads all pages. Full ones are read from the mirror, unless fresh:
-// what they say is checked all the same.
-func (r *run) anchorPages(ctx context.Context, fresh bool) (pages []page, err error) {
-	for n := uint64(0); n < maxPages; n++ {
-		p, err := r.anchorPage(ctx, n, fresh)
-		if err != nil {
-			return nil, err
-		}
-		if len(p.anchors) > 0 {
-			pages = append(pages, p)
-		}
-		if len(p.anchors) < receipt.AnchorsPerPage {
-			return pages, nil
-		}
-	}
-	return nil, fmt.Errorf("the log shows more than %d pages of anchors", maxPages)
-}
-
+// anchorPage reads a page. A full one is read from the mirror, unless fresh: what
+// it says is checked all the same.
 func (r *run) anchorPage(ctx context.Context, n uint64, fresh bool) (page, error) {
 	path := receipt.AnchorsPath(n)
 	if !fresh {
@@ -125,36 +103,28 @@ func (r *run) anchorPage(ctx context.Context, n uint64, fresh bool) (page, error
 	return page{data, anchors, false}, nil
 }
 
-// keepAnchors puts the pages into the mirror, now that they have been checked.
-func (r *run) keepAnchors(ctx context.Context, pages []page) error {
-	changed := false
-	for n, p := range pages {
-		path := receipt.AnchorsPath(uint64(n))
-		if p.kept {
-			continue
-		}
-		if data, err := r.mirror.Read(ctx, path, receipt.MaxAnchorsPage); err == nil && slices.Equal(data, p.data) {
-			continue
-		}
-		if err := r.mirror.Write(ctx, path, p.data); err != nil {
-			return fmt.Errorf("mirror: %w", err)
-		}
-		changed = true
-	}
-	// A reorganisation may have taken the last page away.
-	after := receipt.AnchorsPath(uint64(len(pages)))
-	if _, err := r.mirror.Read(ctx, after, receipt.MaxAnchorsPage); err == nil {
-		if err := r.mirror.Remove(ctx, after); err != nil {
-			return fmt.Errorf("mirror: %w", err)
-		}
-		changed = true
-	}
-	if !changed {
+// keepPage puts a page into the mirror, now that it has been checked, or takes one
+// away that a reorganisation has emptied.
+func (r *run) keepPage(ctx context.Context, n uint64, p page) error {
+	if p.kept {
 		return nil
+	}
+	path := receipt.AnchorsPath(n)
+	data, err := r.mirror.Read(ctx, path, receipt.MaxAnchorsPage)
+	switch there := err == nil; {
+	case there && bytes.Equal(data, p.data), !there && len(p.anchors) == 0:
+		return nil
+	case len(p.anchors) == 0:
+		err = r.mirror.Remove(ctx, path)
+	default:
+		err = r.mirror.Write(ctx, path, p.data)
 	}
 	// Crash here: some pages are newer than others; the next run reads again what
 	// doesn't hold together.
-	if err := r.mirror.Sync(ctx); err != nil {
+	if err == nil {
+		err = r.mirror.Sync(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("mirror: %w", err)
 	}
 	return nil
@@ -174,33 +144,65 @@ type chain struct {
 }
 
 // followAnchors checks every anchor against the one before it, the log and the
-// chain of headers.
-func (r *run) followAnchors(ctx context.Context, now tree, pages []page) (*chain, error) {
-	var published []receipt.Anchor
-	for _, p := range pages {
-		published = append(published, p.anchors...)
-	}
-	c := &chain{coin: *r.cfg.Identity.FirstOutpoint, spent: make(map[calpe.Outpoint]bool), shown: len(published)}
-	anchors := published
-	if s := r.cfg.Scan; s != nil {
-		if err := comparePublished(published, s); err != nil {
-			return nil, err
-		}
-		anchors, c.value = s.Anchors, s.FirstValue
-	}
+// chain of headers, page by page: there may be more than fit into memory.
+func (r *run) followAnchors(ctx context.Context, now tree, fresh bool) (*chain, error) {
+	c := &chain{coin: *r.cfg.Identity.FirstOutpoint, spent: make(map[calpe.Outpoint]bool)}
 	c.summary.Unanchored = now.size
-	for i := range anchors {
-		if err := r.followAnchor(ctx, now, c, anchors, i); err != nil {
+	for n, more := uint64(0), true; more; n++ {
+		if n == maxPages {
+			return nil, fmt.Errorf("the log shows more than %d pages of anchors", maxPages)
+		}
+		p, err := r.anchorPage(ctx, n, fresh)
+		if err != nil {
 			return nil, err
 		}
+		if err := r.followPage(ctx, now, c, p.anchors); err != nil {
+			return nil, err
+		}
+		if err := r.keepPage(ctx, n, p); err != nil {
+			return nil, err
+		}
+		more = len(p.anchors) == receipt.AnchorsPerPage
+		if !more && len(p.anchors) > 0 {
+			err = r.keepPage(ctx, n+1, page{})
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if s := r.cfg.Scan; s != nil {
+		c.value = s.FirstValue
+		return c, r.followRun(ctx, now, c, s.Anchors)
 	}
 	return c, nil
 }
 
+// followPage checks some published anchors: themselves, or, after a scan, that
+// they are what is in the blocks.
+func (r *run) followPage(ctx context.Context, now tree, c *chain, anchors []receipt.Anchor) error {
+	first := c.shown
+	c.shown += len(anchors)
+	if r.cfg.Scan != nil {
+		return comparePublished(anchors, first, r.cfg.Scan)
+	}
+	return r.followRun(ctx, now, c, anchors)
+}
+
+func (r *run) followRun(ctx context.Context, now tree, c *chain, anchors []receipt.Anchor) error {
+	for i := range anchors {
+		if err := r.followAnchor(ctx, now, c, anchors[i:]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // comparePublished demands that the log publishes the chain that is in the
-// blocks: all that it shows, in the same places.
-func comparePublished(published []receipt.Anchor, s *Scan) error {
+// blocks: all that it shows, in the same places. first is the number of the first
+// of them.
+func comparePublished(published []receipt.Anchor, first int, s *Scan) error {
 	for i, a := range published {
+		i += first
 		if i >= len(s.Anchors) {
 			if a.Height > s.Tip {
 				return nil // mined since
@@ -214,8 +216,9 @@ func comparePublished(published []receipt.Anchor, s *Scan) error {
 	return nil
 }
 
-func (r *run) followAnchor(ctx context.Context, now tree, c *chain, anchors []receipt.Anchor, i int) error {
-	a := &anchors[i]
+// followAnchor checks the first of some anchors.
+func (r *run) followAnchor(ctx context.Context, now tree, c *chain, anchors []receipt.Anchor) error {
+	a, i := &anchors[0], c.summary.Count
 	if id := r.cfg.Identity; a.Network != id.Network || a.Genesis != id.Genesis {
 		return refuted(ReasonAnchorNetwork, "anchor %d is in %s, and %s is anchored in %s", i, a.Network, id.Origin, id.Network)
 	}
@@ -223,7 +226,7 @@ func (r *run) followAnchor(ctx context.Context, now tree, c *chain, anchors []re
 	if err != nil {
 		return refuted(ReasonAnchorMalformed, "anchor %d: %v", i, err)
 	}
-	if err := c.checkLink(a, link, anchors, i); err != nil {
+	if err := c.checkLink(link, anchors); err != nil {
 		return err
 	}
 	block, err := r.locate(c, a, link, i)
@@ -239,9 +242,10 @@ func (r *run) followAnchor(ctx context.Context, now tree, c *chain, anchors []re
 
 // checkLink: the anchor spends the coin that the one before has made, comes after
 // it, and doesn't take back what it covered.
-func (c *chain) checkLink(a *receipt.Anchor, link receipt.Link, anchors []receipt.Anchor, i int) error {
+func (c *chain) checkLink(link receipt.Link, anchors []receipt.Anchor) error {
+	a, i := &anchors[0], c.summary.Count
 	if link.Inputs[0] != c.coin {
-		return c.brokenLink(link, anchors, i)
+		return c.brokenLink(link, anchors)
 	}
 	switch {
 	case link.Payload == nil || len(link.Outputs) != 2 || link.Outputs[1] == 0:
@@ -255,16 +259,17 @@ func (c *chain) checkLink(a *receipt.Anchor, link receipt.Link, anchors []receip
 }
 
 // brokenLink says how an anchor that doesn't spend the coin breaks the chain.
-func (c *chain) brokenLink(link receipt.Link, anchors []receipt.Anchor, i int) error {
+func (c *chain) brokenLink(link receipt.Link, anchors []receipt.Anchor) error {
+	i := c.summary.Count
 	if c.spent[link.Inputs[0]] {
 		return refuted(ReasonAnchorFork, "anchor %d, %v, spends the coin %v, which an anchor before it spends, too", i, link.TxID, link.Inputs[0])
 	}
 	if slices.Contains(link.Inputs[1:], c.coin) {
 		return refuted(ReasonForeignSpend, "the coin %v was spent by %v, which is no anchor: the coin isn't its first input", c.coin, link.TxID)
 	}
-	for j := i + 1; j < len(anchors); j++ {
+	for j := 1; j < len(anchors); j++ { // of the page
 		if later, err := anchors[j].Link(); err == nil && later.Inputs[0] == c.coin {
-			return refuted(ReasonAnchorOrder, "anchor %d doesn't spend the coin %v, and anchor %d does: they aren't in order", i, c.coin, j)
+			return refuted(ReasonAnchorOrder, "anchor %d doesn't spend the coin %v, and anchor %d does: they aren't in order", i, c.coin, i+uint64(j))
 		}
 	}
 	return refuted(ReasonAnchorGap, "anchor %d, %v, spends %v, and the coin of the anchor before it is %v: at least one anchor is missing", i, link.TxID, link.Inputs[0], c.coin)
@@ -272,7 +277,7 @@ func (c *chain) brokenLink(link receipt.Link, anchors []receipt.Anchor, i int) e
 
 // locate finds the anchor's block in the headers. The block is nil if there are
 // no headers, or they end before it.
-func (r *run) locate(c *chain, a *receipt.Anchor, link receipt.Link, i int) (*receipt.Block, error) {
+func (r *run) locate(c *chain, a *receipt.Anchor, link receipt.Link, i uint64) (*receipt.Block, error) {
 	if r.cfg.Headers == nil {
 		return nil, nil
 	}
@@ -292,7 +297,7 @@ func (r *run) locate(c *chain, a *receipt.Anchor, link receipt.Link, i int) (*re
 }
 
 // checkAnchoredRoot: what Bitcoin holds is the root of the log at that size.
-func (r *run) checkAnchoredRoot(ctx context.Context, now tree, p calpe.Payload, i int) error {
+func (r *run) checkAnchoredRoot(ctx context.Context, now tree, p calpe.Payload, i uint64) error {
 	if p.Size > now.size {
 		return notYet(ReasonAnchorAhead, "Bitcoin holds a root of %d entries (anchor %d), and the log shows %d: its checkpoint is an old one, or entries are withheld", p.Size, i, now.size)
 	}

@@ -168,3 +168,42 @@ func (c *citizen) otherChain(other *node, with func(...string) []string) {
 		t.Error(r.Text)
 	}
 }
+
+// TestSecondNode starts a server whose second node is on another branch: anchors
+// get into blocks, and none is final. Without it they become final. The first node
+// isn't taken for a second one.
+func TestSecondNode(t *testing.T) {
+	d := deploy(t)
+	other := startNode(t, t.TempDir())
+	if err := other.mine(t.Context(), 400); err != nil {
+		t.Fatal(err)
+	}
+	password, _ := other.user.Password()
+	second := map[string]string{
+		"CALPE_BITCOIN2_URL": other.url.String(), "CALPE_BITCOIN2_USER": other.user.Username(), "CALPE_BITCOIN2_PASSWORD": password,
+	}
+	if _, errs, code := d.calped(map[string]string{"CALPE_BITCOIN2_URL": d.node.url.String()}, "doctor"); code == 0 || !strings.Contains(errs, "same node") {
+		t.Errorf("the same node twice: exit code %d: %s", code, errs)
+	}
+	address := freeAddress(t)
+	s := d.serve(address, second)
+	s.awaitReady()
+	mining := d.node.keepMining(400 * time.Millisecond)
+	defer mining()
+	size := s.stampMany(1, 50) + 50
+	eventually(t, time.Minute, "the log says that the nodes disagree", func(ctx context.Context) error {
+		st, err := s.status(ctx)
+		if text := tail(s.log, 40); err == nil && (st.Confirmed < size || !strings.Contains(text, "the two bitcoin nodes disagree")) {
+			err = fmt.Errorf("%+v\n%s", st, text)
+		}
+		if err == nil && st.Final > 0 {
+			t.Fatalf("%d entries are final, and the second node knows nothing of it", st.Final)
+		}
+		return err
+	})
+	s.exitsCleanly()
+	s = d.serve(address, nil)
+	s.awaitReady()
+	s.awaitFinal(size)
+	s.exitsCleanly()
+}
