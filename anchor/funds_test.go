@@ -432,3 +432,59 @@ func TestDepositThatTheSignerRefuses(t *testing.T) {
 	}
 	w.settle()
 }
+
+// A bump took a deposit up, and a reorganisation takes that away, to a tip that is
+// no higher: the attempt before it is sent again, and the void one isn't.
+func TestBumpWithDepositReorganisedAway(t *testing.T) {
+	forEachStore(t, func(t *testing.T, store firstStore, _ func()) {
+		w := newWorld(t, store)
+		w.goal = interval
+		w.restart()
+		w.log.grow(1)
+		w.mustStep()
+		older := w.only()
+		w.deposit(50_000)
+		w.now = w.now.Add(interval)
+		w.mustStep()
+		attempts := w.snapshot().Attempts
+		if len(attempts) != 2 || len(attempts[1].Inputs) != 2 || attempts[1].State != ledger.Sent {
+			t.Fatalf("%d attempts, the last is %+v", len(attempts), attempts[len(attempts)-1])
+		}
+		w.node.cut(1, false)
+		w.node.empty(1)
+		w.mustStep()
+		w.wantState(attempts[1].TxID, ledger.Void)
+		w.wantState(older.TxID, ledger.Sent)
+		if got := calpe.BlockHash(w.inPool().TxHash()); got != older.TxID {
+			t.Fatalf("the node has %v, want %v", got, older.TxID)
+		}
+		w.settle()
+	})
+}
+
+// When an empty coin needs a deposit, and the day's budget doesn't pay for two
+// inputs, it is the budget that is waited for.
+func TestDepositBeyondTheDaysBudget(t *testing.T) {
+	w := emptyWorld(t, newMemStore())
+	w.begin(w.caps.Reserve() + 161*3)
+	w.caps.Day = 161*3 + 200 // 161 sat for one input, 229 for two
+	w.restart()
+	w.log.grow(1)
+	w.mustStep()
+	w.node.mine()
+	w.mustStep()
+	w.deposit(w.caps.MinDeposit())
+	w.log.grow(1)
+	w.now = w.now.Add(interval)
+	w.mustStep()
+	if s := w.engine.Status(); s.Limit != anchor.LimitDay || len(w.snapshot().Attempts) != 0 {
+		t.Fatalf("limit is %q, %d attempts", s.Limit, len(w.snapshot().Attempts))
+	}
+	w.now = w.now.Add(48 * interval)
+	w.node.empty(1)
+	w.mustStep()
+	if a := w.only(); len(a.Inputs) != 2 {
+		t.Fatalf("attempt has %d inputs", len(a.Inputs))
+	}
+	w.settle()
+}
