@@ -361,9 +361,9 @@ func TestHeadersFromBtcd(t *testing.T) {
 	for raw := h.read("chain.bin")[calpe.HeaderSize:]; len(raw) > 0; raw = raw[calpe.HeaderSize:] {
 		same.raw = append(same.raw, raw[:calpe.HeaderSize])
 	}
-	longer := same.fork(24, 3, 7)
+	longer := same.fork(25, 3, 7)
 	h.expect(exitOK, append(h.syncAll(newNode(t, same), newNode(t, longer)), "--node", node.URL), "up to block 28")
-	h.expect(exitUsage, append(h.syncAll(newNode(t, same.fork(11, 20, 7))), "--node", node.URL), "the nodes disagree: block 13 is ")
+	h.expect(exitUsage, append(h.syncAll(newNode(t, same.fork(12, 20, 7))), "--node", node.URL), "the nodes disagree: block 13 is ")
 	h.same(longer)
 	// Of our own service's chain it knows nothing.
 	file, path := h.final("a.txt", "hello")
