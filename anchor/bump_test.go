@@ -423,6 +423,42 @@ func TestVoidAttemptsAreNotOutbid(t *testing.T) {
 	w.settle()
 }
 
+// When none of a coin's attempts can be mined any more, the next block brings
+// another, long before the goal is missed.
+func TestAllAttemptsVoid(t *testing.T) {
+	w := newWorld(t, newMemStore())
+	w.deposit(50_000)
+	w.log.grow(1)
+	w.mustStep()
+	a := w.only()
+	w.node.cut(1, false)
+	w.node.empty(2)
+	w.mustStep()
+	w.wantState(a.TxID, ledger.Void)
+	if all := w.attempts(); len(all) != 2 || w.pooled() != all[1].TxID {
+		t.Fatalf("rates %s", rates(all))
+	}
+	w.settle()
+}
+
+// What was spent by a clock that was ahead counts when it has been put right.
+func TestBudgetOfAClockThatWasAhead(t *testing.T) {
+	w := bumpWorld(t, func(w *world) { w.caps.Day = 161*3 + 160 })
+	w.now = w.now.Add(3 * time.Hour)
+	w.log.grow(1)
+	w.mustStep()
+	w.node.mine()
+	w.mustStep()
+	w.now = w.now.Add(-2 * time.Hour)
+	w.log.grow(1)
+	w.mustStep()
+	if n := len(w.attempts()); n != 0 || w.engine.Status().Limit != anchor.LimitDay {
+		t.Fatalf("%d attempts, limit %q", n, w.engine.Status().Limit)
+	}
+	w.now = w.now.Add(27 * time.Hour)
+	w.settle()
+}
+
 // refusingSigner refuses transactions above a fee, as one with lower caps does.
 type refusingSigner struct {
 	*wallet.Signer
