@@ -183,7 +183,7 @@ type rangeReader struct {
 	pos, end int64
 	total    int64 // size the object must have
 	body     io.ReadCloser
-	failures int // since the last byte
+	failures int // since the last byte, of requests and of their answers together
 }
 
 func (r *rangeReader) Read(p []byte) (int, error) {
@@ -210,16 +210,21 @@ func (r *rangeReader) Read(p []byte) (int, error) {
 	}
 }
 
-// broken decides whether to connect again after a failure in the middle.
+// broken decides whether to connect again after an answer that ended early.
 func (r *rangeReader) broken(err error) error {
-	r.failures++
 	closeErr := r.Close()
 	if errors.Is(err, io.EOF) {
 		err = errors.New("connection ended early")
 	}
+	return r.again(errors.Join(err, closeErr))
+}
+
+// again waits for the next attempt, or returns err if it was the last.
+func (r *rangeReader) again(err error) error {
+	r.failures++
 	s := r.store
 	if r.failures >= s.cfg.Attempts || r.ctx.Err() != nil {
-		return describe("read", s.cfg.DocumentsBucket, r.name, errors.Join(err, closeErr))
+		return describe("read", s.cfg.DocumentsBucket, r.name, err)
 	}
 	s.cfg.Logger.WarnContext(r.ctx, "reading a document broke off, going on",
 		slog.String("object", r.name), slog.Int64("at", r.pos), slog.Any("error", err))
@@ -235,16 +240,16 @@ func (r *rangeReader) connect() error {
 	}
 	// No time-out of its own for the request: it would end the body too. Headers
 	// and an idle body have theirs in the transport.
-	for attempt := 1; ; attempt++ {
+	for {
 		body, _, header, err := s.core.GetObject(r.ctx, s.cfg.DocumentsBucket, r.name, opts)
 		if err == nil {
 			r.body = body
 			return r.checkRange(header.Get("Content-Range"))
 		}
-		if attempt >= s.cfg.Attempts || !isTransient(r.ctx, err) {
+		if !isTransient(r.ctx, err) {
 			return describe("read", s.cfg.DocumentsBucket, r.name, err)
 		}
-		if err := s.pause(r.ctx, attempt); err != nil {
+		if err := r.again(err); err != nil {
 			return err
 		}
 	}

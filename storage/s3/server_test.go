@@ -181,6 +181,7 @@ const (
 	pass       fault = iota
 	cutBefore        // the server never sees it: failed, not applied
 	cutAfter         // the server does it, the answer is lost: failed, but applied
+	cutBody          // the head of the answer arrives, nothing of its body
 	overloaded       // answered with 503 SlowDown, not applied
 	claimDone        // answered with success, not applied: a server that ignores what it was asked
 	hang             // not answered until stop is closed
@@ -260,6 +261,8 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case cutAfter:
 		p.forward.ServeHTTP(discard{http.Header{}}, r)
 		panic(http.ErrAbortHandler)
+	case cutBody:
+		p.forward.ServeHTTP(headOnly{w}, r)
 	case hang:
 		<-p.stop
 	case overloaded:
@@ -278,6 +281,18 @@ type discard struct{ header http.Header }
 func (d discard) Header() http.Header         { return d.header }
 func (d discard) Write(b []byte) (int, error) { return len(b), nil }
 func (d discard) WriteHeader(int)             {}
+
+// headOnly sends the head of an answer on its way and then cuts the connection.
+// Unless the head arrives, the client's transport asks again by itself, once
+// for each connection in its pool.
+type headOnly struct{ http.ResponseWriter }
+
+func (w headOnly) Write([]byte) (int, error) {
+	if err := http.NewResponseController(w.ResponseWriter).Flush(); err != nil {
+		panic(err)
+	}
+	panic(http.ErrAbortHandler)
+}
 
 // times breaks the first n requests for which match holds.
 func times(n int, f fault, match func(*http.Request) bool) func(*http.Request) fault {
