@@ -41,6 +41,11 @@ test: $(DEVSTACK) ## run every test with the race detector on real Postgres, S3 
 	@./deploy/coverage coverage.out
 	cd deploy/devstack && go test -race -timeout 20m ./...
 
+.PHONY: test-core
+test-core: $(DEVSTACK) ## run the tests with a real node on Bitcoin Core as well: BITCOIND=/path/to/bitcoind
+	@test -x "$(BITCOIND)" || { echo 'make test-core BITCOIND=/path/to/bitcoind' >&2; exit 2; }
+	CALPE_TEST_BITCOIND=$(BITCOIND) $(DEVSTACK) exec -- go test -count=1 -timeout 30m -run '^TestReal' -v ./anchor/...
+
 .PHONY: lint
 lint: ## vet, golangci-lint, import directions, formatting; govulncheck where its database can be reached
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }

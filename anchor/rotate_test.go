@@ -14,6 +14,7 @@ import (
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/anchor"
+	"github.com/calpe/calpe/anchor/bitcoin/nodetest"
 	"github.com/calpe/calpe/anchor/ledger"
 	"github.com/calpe/calpe/anchor/signer"
 	"github.com/calpe/calpe/anchor/wallet"
@@ -281,8 +282,11 @@ func serveSigner(t *testing.T, network calpe.Network, keystore, state string, lo
 
 // On a real node and a real database, with the signer behind its socket: anchors,
 // a signer that is restarted, and a rotation by an anchor.
-func TestRealRotation(t *testing.T) {
-	w := newRealWorld(t, calpe.Regtest)
+func TestRealRotation(t *testing.T) { forEachNode(t, realRotation) }
+
+func realRotation(t *testing.T, kind nodetest.Kind) {
+	t.Helper()
+	w := newRealWorld(t, kind, calpe.Regtest)
 	caps := w.caps
 	caps.Day = 100_000
 	state := filepath.Join(t.TempDir(), "state.json")

@@ -1,18 +1,14 @@
 package anchor_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
 	"testing"
-
-	"github.com/btcsuite/btcd/wire/v2"
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/anchor"
 	"github.com/calpe/calpe/anchor/bitcoin"
-	"github.com/calpe/calpe/anchor/bitcoin/btcdtest"
+	"github.com/calpe/calpe/anchor/bitcoin/nodetest"
 	"github.com/calpe/calpe/anchor/ledger"
 )
 
@@ -89,11 +85,14 @@ func TestSecondNode(t *testing.T) {
 	}
 }
 
-// The second node is another btcd: on another network; on another branch of the
+// The second node is another real one: on another network; on another branch of the
 // same one; and at last with the blocks of the first.
-func TestRealSecondNode(t *testing.T) {
-	w := newRealWorld(t, calpe.Regtest)
-	elsewhere, second := btcdtest.Start(t, calpe.Simnet), btcdtest.Start(t, calpe.Regtest)
+func TestRealSecondNode(t *testing.T) { forEachNode(t, realSecondNode) }
+
+func realSecondNode(t *testing.T, kind nodetest.Kind) {
+	t.Helper()
+	w := newRealWorld(t, kind, calpe.Regtest)
+	elsewhere, second := nodetest.Start(t, nodetest.Btcd, calpe.Simnet), nodetest.Start(t, kind, calpe.Regtest)
 	second.Generate(20) // its own branch, deep enough
 	w.log.grow(3)
 	w.step()
@@ -113,42 +112,9 @@ func TestRealSecondNode(t *testing.T) {
 		}
 	}
 	w.node.Generate(30) // more than the second one has
-	w.give(second)
+	w.node.Give(second)
 	w.step()
 	if got := w.attempt(a.TxID); got.State != ledger.Final {
 		t.Fatalf("both nodes have the block, and the attempt is %s", got.State)
 	}
-}
-
-// give hands all blocks of the first node to another.
-func (w *realWorld) give(other *btcdtest.Node) {
-	w.t.Helper()
-	tip, _, err := w.node.BestBlock(w.t.Context())
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	for height := uint32(1); height <= tip; height++ {
-		hash, err := w.node.BlockHash(w.t.Context(), height)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		block, err := w.node.Block(w.t.Context(), hash)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		var answer any
-		other.Call(&answer, "submitblock", serializedBlock(w.t, block))
-	}
-	if height, _, err := other.BestBlock(w.t.Context()); err != nil || height != tip {
-		w.t.Fatalf("the other node's tip is at height %d, want %d: %v", height, tip, err)
-	}
-}
-
-func serializedBlock(t *testing.T, block *wire.MsgBlock) string {
-	t.Helper()
-	var b bytes.Buffer
-	if err := block.Serialize(&b); err != nil {
-		t.Fatal(err)
-	}
-	return hex.EncodeToString(b.Bytes())
 }

@@ -185,7 +185,8 @@ func (s *Stack) Stop() {
 func (s *Stack) TestEnvironment(environ []string, devstack string) []string {
 	var env []string
 	for _, v := range environ {
-		if !strings.HasPrefix(v, "CALPE_TEST_") { // an outer stack's
+		// What an outer stack set doesn't count; the path of a Bitcoin Core is the user's.
+		if !strings.HasPrefix(v, "CALPE_TEST_") || strings.HasPrefix(v, "CALPE_TEST_BITCOIND=") {
 			env = append(env, v)
 		}
 	}

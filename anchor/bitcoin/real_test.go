@@ -8,14 +8,21 @@ import (
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/anchor/bitcoin"
-	"github.com/calpe/calpe/anchor/bitcoin/btcdtest"
+	"github.com/calpe/calpe/anchor/bitcoin/nodetest"
 	"github.com/calpe/calpe/anchor/ledger"
 	"github.com/calpe/calpe/anchor/wallet"
 )
 
 // Every method against a real node.
-func TestBtcd(t *testing.T) {
-	n := btcdtest.Start(t, calpe.Regtest)
+func TestRealNode(t *testing.T) {
+	for _, kind := range nodetest.Kinds() {
+		t.Run(string(kind), func(t *testing.T) { realNode(t, kind) })
+	}
+}
+
+func realNode(t *testing.T, kind nodetest.Kind) {
+	t.Helper()
+	n := nodetest.Start(t, kind, calpe.Regtest)
 	ctx := t.Context()
 
 	if err := n.CheckNetwork(ctx, calpe.Regtest); err != nil {
@@ -69,7 +76,11 @@ func TestBtcd(t *testing.T) {
 	if _, ok, err := n.TxOut(ctx, calpe.Outpoint{TxID: id}); ok || err != nil {
 		t.Errorf("an output in no block: %v, %v", ok, err)
 	}
-	for i, want := range []ledger.AnswerKind{ledger.Accepted, ledger.AlreadyKnown} {
+	again := ledger.AlreadyKnown
+	if kind == nodetest.Core {
+		again = ledger.Accepted // and it announces the transaction again
+	}
+	for i, want := range []ledger.AnswerKind{ledger.Accepted, again} {
 		if a, err := n.Send(ctx, good); err != nil || a.Kind != want {
 			t.Errorf("send %d: %+v, %v, want %s", i, a, err, want)
 		}

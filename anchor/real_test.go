@@ -9,7 +9,7 @@ import (
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/anchor"
-	"github.com/calpe/calpe/anchor/bitcoin/btcdtest"
+	"github.com/calpe/calpe/anchor/bitcoin/nodetest"
 	"github.com/calpe/calpe/anchor/ledger"
 	"github.com/calpe/calpe/anchor/wallet"
 	"github.com/calpe/calpe/storage/postgres"
@@ -18,7 +18,7 @@ import (
 // realWorld is an engine on a real node and a real database.
 type realWorld struct {
 	t     *testing.T
-	node  *btcdtest.Node
+	node  *nodetest.Node
 	store *postgres.Anchors
 	log   *fakeLog
 	keys  *wallet.Keystore
@@ -33,14 +33,21 @@ type realWorld struct {
 	second   anchor.Witness
 }
 
-func newRealWorld(t *testing.T, network calpe.Network) *realWorld {
-	t.Helper()
-	return fundedRealWorld(t, network, wallet.Caps{FeeRate: 20 * ledger.SatPerVB, Fee: 5_000}, 1_000_000)
+// forEachNode runs a test on every kind of node that is there.
+func forEachNode(t *testing.T, test func(t *testing.T, kind nodetest.Kind)) {
+	for _, kind := range nodetest.Kinds() {
+		t.Run(string(kind), func(t *testing.T) { test(t, kind) })
+	}
 }
 
-func fundedRealWorld(t *testing.T, network calpe.Network, caps wallet.Caps, value int64) *realWorld {
+func newRealWorld(t *testing.T, kind nodetest.Kind, network calpe.Network) *realWorld {
 	t.Helper()
-	w := &realWorld{t: t, node: btcdtest.Start(t, network), log: &fakeLog{}, net: network, caps: caps, now: time.Now()}
+	return fundedRealWorld(t, kind, network, wallet.Caps{FeeRate: 20 * ledger.SatPerVB, Fee: 5_000}, 1_000_000)
+}
+
+func fundedRealWorld(t *testing.T, kind nodetest.Kind, network calpe.Network, caps wallet.Caps, value int64) *realWorld {
+	t.Helper()
+	w := &realWorld{t: t, node: nodetest.Start(t, kind, network), log: &fakeLog{}, net: network, caps: caps, now: time.Now()}
 	w.lock, w.keystore = wallet.Lock{Passphrase: wallet.DrawPassphrase(), WorkFactor: 1}, t.TempDir()+"/wallet.age"
 	w.store, _ = pgStore(t)
 	var err error
@@ -111,7 +118,7 @@ func (w *realWorld) newest() ledger.Attempt {
 	return all[0]
 }
 
-// reorganise takes the newest blocks away and mines a longer branch. btcd puts
+// reorganise takes the newest blocks away and mines a longer branch. A node puts
 // the transactions of the former branch back into its mempool, so the first
 // block of the new one holds them again.
 func (w *realWorld) reorganise(depth int) {
@@ -130,8 +137,11 @@ func (w *realWorld) reorganise(depth int) {
 
 // The whole life of anchors on a real node and a real database: sent, mined,
 // reorganised into another block, final; then the next one.
-func TestRealLife(t *testing.T) {
-	w := newRealWorld(t, calpe.Regtest)
+func TestRealLife(t *testing.T) { forEachNode(t, realLife) }
+
+func realLife(t *testing.T, kind nodetest.Kind) {
+	t.Helper()
+	w := newRealWorld(t, kind, calpe.Regtest)
 	w.log.grow(3)
 	w.step()
 	a := w.newest()
@@ -183,9 +193,12 @@ func TestRealLife(t *testing.T) {
 
 // The coin runs dry; two deposits heal it, in one attempt; a reorganisation takes
 // deposits and anchor away, and they come back.
-func TestRealDeposits(t *testing.T) {
+func TestRealDeposits(t *testing.T) { forEachNode(t, realDeposits) }
+
+func realDeposits(t *testing.T, kind nodetest.Kind) {
+	t.Helper()
 	caps := wallet.Caps{FeeRate: ledger.SatPerVB, Fee: 20_000} // whatever btcd estimates
-	w := fundedRealWorld(t, calpe.Regtest, caps, caps.Reserve()+161+10)
+	w := fundedRealWorld(t, kind, calpe.Regtest, caps, caps.Reserve()+161+10)
 	w.log.grow(1)
 	w.step()
 	w.node.Generate(1)
@@ -232,11 +245,14 @@ func TestRealDeposits(t *testing.T) {
 	}
 }
 
-// A clean restart of btcd loses its mempool, and the attempt is sent again, by
+// A clean restart of the node loses its mempool, and the attempt is sent again, by
 // the same engine after a while, or by a new one at once. While the node is
 // down, steps fail and nothing is lost.
-func TestRealNodeRestart(t *testing.T) {
-	w := newRealWorld(t, calpe.Simnet)
+func TestRealNodeRestart(t *testing.T) { forEachNode(t, realNodeRestart) }
+
+func realNodeRestart(t *testing.T, kind nodetest.Kind) {
+	t.Helper()
+	w := newRealWorld(t, kind, kind.Lasting())
 	w.log.grow(3)
 	w.step()
 	a := w.newest()
@@ -266,16 +282,19 @@ func TestRealNodeRestart(t *testing.T) {
 	}
 }
 
-// btcd's regtest begins anew at each start: another chain with the same genesis
+// A node whose data are gone begins anew: another chain with the same genesis
 // block. It isn't a reorganisation, and what is stored stays.
-func TestRealChainWiped(t *testing.T) {
-	w := newRealWorld(t, calpe.Regtest)
+func TestRealChainWiped(t *testing.T) { forEachNode(t, realChainWiped) }
+
+func realChainWiped(t *testing.T, kind nodetest.Kind) {
+	t.Helper()
+	w := newRealWorld(t, kind, calpe.Regtest)
 	w.log.grow(3)
 	w.step()
 	a := w.newest()
 	w.node.Generate(1)
 	w.step()
-	w.node.Restart()
+	w.node.Wipe()
 	if err := w.engine.Step(t.Context(), 1); !errors.Is(err, anchor.ErrNodeBehind) && !errors.Is(err, anchor.ErrUnknownChain) {
 		t.Fatalf("step on a wiped chain: %v", err)
 	}

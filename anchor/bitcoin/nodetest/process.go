@@ -1,4 +1,4 @@
-package btcdtest
+package nodetest
 
 import (
 	"os"

@@ -1,6 +1,6 @@
-// Package btcdtest runs a btcd of a test's own: a private chain that mines on
-// demand, with a faucet.
-package btcdtest
+// Package nodetest runs a Bitcoin node of a test's own, btcd or Bitcoin Core: a
+// private chain that mines on demand, with a faucet.
+package nodetest
 
 import (
 	"bytes"
@@ -27,50 +27,39 @@ import (
 	"github.com/calpe/calpe/anchor/bitcoin"
 )
 
-// Variable names the environment variable with the path of a btcd binary.
-const Variable = "CALPE_TEST_BTCD"
-
 const (
 	user     = "calpe"
 	password = "a-password-of-the-test"
-	patience = 30 * time.Second
+	patience = 90 * time.Second
 )
 
-// Node is a running btcd. Its methods fail the test on any error.
+// Node is a running node. Its methods fail the test on any error.
 type Node struct {
 	*bitcoin.Client
 	URL     string
+	kind    Kind
 	network calpe.Network
 	tb      testing.TB
 	dir     string
 	key     *btcec.PrivateKey
 	script  []byte // of the faucet, to which every block pays
 	address string
-	p2p     string
-	process *process
-	spent   uint32 // the faucet has spent the coinbases up to this height
+	// elsewhere is an address that nobody has the key of.
+	elsewhere string
+	rpc       string
+	p2p       string
+	process   *process
+	spent     uint32 // the faucet has spent the coinbases up to this height
+	mined     uint64 // blocks that were made by hand
 }
 
 // Start starts a node that dies with the test, with enough blocks that the
-// faucet has money and segwit is active. Regtest is quick, and loses its chain
-// at each start; simnet keeps it on a clean stop.
-func Start(tb testing.TB, network calpe.Network) *Node {
+// faucet has money and segwit is active.
+func Start(tb testing.TB, kind Kind, network calpe.Network) *Node {
 	tb.Helper()
-	if os.Getenv(Variable) == "" {
-		tb.Fatalf("%s is not set: run `make test`, which builds a btcd for the tests", Variable)
-	}
-	n := &Node{tb: tb, network: network, dir: tb.TempDir()}
+	n := &Node{tb: tb, kind: kind, network: network, dir: tb.TempDir()}
 	n.makeFaucet()
-	var listen string
-	listen, n.p2p = freeAddress(tb), freeAddress(tb)
-	n.URL = "http://" + listen
-	client, err := bitcoin.New(bitcoin.Config{URL: n.URL, User: user, Password: password, Timeout: patience})
-	if err != nil {
-		tb.Fatalf("make client: %v", err)
-	}
-	n.Client = client
-	tb.Cleanup(client.Close)
-	n.start()
+	n.startSomewhere()
 	tb.Cleanup(func() { n.Stop() })
 	blocks := 110
 	if network == calpe.Simnet {
@@ -78,6 +67,30 @@ func Start(tb testing.TB, network calpe.Network) *Node {
 	}
 	n.Generate(blocks)
 	return n
+}
+
+// startSomewhere looks for free ports until the node has them: another process
+// can be quicker.
+func (n *Node) startSomewhere() {
+	n.tb.Helper()
+	const tries = 5
+	for try := 1; ; try++ {
+		n.rpc, n.p2p = freeAddress(n.tb), freeAddress(n.tb)
+		n.URL = "http://" + n.rpc
+		client, err := bitcoin.New(bitcoin.Config{URL: n.URL, User: user, Password: password, Timeout: patience})
+		if err != nil {
+			n.tb.Fatalf("make client: %v", err)
+		}
+		n.Client = client
+		if err = n.start(); err == nil {
+			n.tb.Cleanup(client.Close)
+			return
+		}
+		client.Close()
+		if try == tries {
+			n.tb.Fatalf("start %s: %v", n.kind, err)
+		}
+	}
 }
 
 func (n *Node) makeFaucet() {
@@ -97,6 +110,11 @@ func (n *Node) makeFaucet() {
 		n.tb.Fatalf("faucet: %v", err)
 	}
 	n.address = addr.EncodeAddress()
+	other, err := address.NewAddressWitnessPubKeyHash(address.Hash160(n.script), params)
+	if err != nil {
+		n.tb.Fatalf("faucet: %v", err)
+	}
+	n.elsewhere = other.EncodeAddress()
 }
 
 func freeAddress(tb testing.TB) string {
@@ -109,41 +127,39 @@ func freeAddress(tb testing.TB) string {
 	return l.Addr().String()
 }
 
-func (n *Node) start() {
-	n.tb.Helper()
+func (n *Node) start() error {
+	if err := os.MkdirAll(n.data(), 0o700); err != nil {
+		return err
+	}
 	logFile, err := os.OpenFile(filepath.Join(n.dir, "output"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
-		n.tb.Fatalf("start btcd: %v", err)
+		return err
 	}
 	defer logFile.Close()
 	// Stop ends it, not the test's context, which is over before the node's last answer is read.
-	cmd := exec.CommandContext(context.WithoutCancel(n.tb.Context()), os.Getenv(Variable),
-		"--"+string(n.network), "--rejectnonstd", "--notls", "--nodnsseed", "--trickleinterval=100ms",
-		"--listen="+n.p2p, "--rpclisten="+n.URL[len("http://"):], "--rpcuser="+user, "--rpcpass="+password,
-		"--datadir="+filepath.Join(n.dir, "data"), "--logdir="+filepath.Join(n.dir, "log"),
-		"--configfile="+filepath.Join(n.dir, "none.conf"), "--miningaddr="+n.address)
+	cmd := exec.CommandContext(context.WithoutCancel(n.tb.Context()), n.kind.binary(n.tb), n.arguments()...)
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	if n.process, err = startProcess(cmd); err != nil {
-		n.tb.Fatalf("start btcd: %v", err)
+		return err
 	}
-	n.awaitAnswer()
+	return n.awaitAnswer()
 }
 
-func (n *Node) awaitAnswer() {
-	n.tb.Helper()
+func (n *Node) awaitAnswer() error {
 	deadline := time.After(patience)
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		_, err := n.Height(context.Background())
 		if err == nil {
-			return
+			return nil
 		}
 		select {
 		case <-deadline:
-			n.tb.Fatalf("btcd doesn't answer: %v\n%s", err, n.output())
+			n.kill()
+			return fmt.Errorf("it doesn't answer: %w\n%s", err, n.output())
 		case <-n.process.done:
-			n.tb.Fatalf("btcd ended: %v\n%s", n.process.err, n.output())
+			return fmt.Errorf("it ended: %w\n%s", n.process.err, n.output())
 		case <-tick.C:
 		}
 	}
@@ -164,17 +180,76 @@ func (n *Node) Stop() {
 	select {
 	case <-n.process.done:
 	case <-time.After(patience):
-		n.process.signal(syscall.SIGKILL)
-		<-n.process.done
+		n.kill()
 	}
 	n.Close()
 }
 
-// Restart stops the node and starts it on what it has stored.
+func (n *Node) kill() {
+	n.process.signal(syscall.SIGKILL)
+	<-n.process.done
+}
+
+// Restart stops the node and starts it on what it has stored, at the same address.
 func (n *Node) Restart() {
 	n.tb.Helper()
 	n.Stop()
-	n.start()
+	if err := n.start(); err != nil {
+		n.tb.Fatalf("start %s again: %v", n.kind, err)
+	}
+}
+
+// Wipe restarts the node without a chain.
+func (n *Node) Wipe() {
+	n.tb.Helper()
+	n.Stop()
+	if err := os.RemoveAll(n.data()); err != nil {
+		n.tb.Fatalf("wipe: %v", err)
+	}
+	if err := n.start(); err != nil {
+		n.tb.Fatalf("start %s again: %v", n.kind, err)
+	}
+	n.spent = 0
+}
+
+// Join connects the node with another one and waits until both have the chain
+// with the most work.
+func (n *Node) Join(other *Node) {
+	n.tb.Helper()
+	n.connect(other)
+	n.await("nodes agree", func() bool { return n.tip() == other.tip() })
+}
+
+// Part cuts the connection that Join made.
+func (n *Node) Part(other *Node) {
+	n.tb.Helper()
+	if err := n.disconnect(other); err != nil {
+		n.tb.Fatalf("part: %v", err)
+	}
+	n.await("connection is cut", func() bool { return n.peers() == 0 && other.peers() == 0 })
+}
+
+func (n *Node) tip() calpe.BlockHash {
+	n.tb.Helper()
+	_, hash, err := n.BestBlock(context.Background())
+	if err != nil {
+		n.tb.Fatalf("best block: %v", err)
+	}
+	return hash
+}
+
+func (n *Node) await(what string, holds func() bool) {
+	n.tb.Helper()
+	deadline := time.After(patience)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-deadline:
+			n.tb.Fatalf("%s: not within %v\n%s", what, patience, n.output())
+		case <-tick.C:
+		}
+	}
 }
 
 // Call makes any call, for what the product's client hasn't.
@@ -225,16 +300,17 @@ func (n *Node) call(result any, method string, params ...any) error {
 // Generate mines blocks with what is in the mempool, and gives their hashes.
 func (n *Node) Generate(count int) []calpe.BlockHash {
 	n.tb.Helper()
-	var hashes []calpe.BlockHash
-	n.Call(&hashes, "generate", count)
-	return hashes
+	return n.generate(count)
 }
 
-// Invalidate takes a block and what follows it out of the best chain.
+// Invalidate takes a block and what follows it out of the best chain. Blocks
+// that are generated from then on differ from it: Core would else make the same
+// one again within a second, which is invalid.
 func (n *Node) Invalidate(hash calpe.BlockHash) {
 	n.tb.Helper()
 	var none any
 	n.Call(&none, "invalidateblock", hash)
+	n.address, n.elsewhere = n.elsewhere, n.address
 }
 
 // Mempool lists the transactions that wait for a block.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/anchor/bitcoin/nodetest"
 	"github.com/calpe/calpe/anchor/ledger"
 )
 
@@ -18,8 +19,8 @@ func (w *realWorld) resend(a ledger.Attempt) {
 	}
 }
 
-// emptyBlock mines a block without our transactions: a restart of btcd loses its
-// mempool.
+// emptyBlock mines a block without our transactions: a restart of the node loses
+// its mempool.
 func (w *realWorld) emptyBlock() {
 	w.t.Helper()
 	w.node.Restart()
@@ -36,8 +37,11 @@ func (w *realWorld) wantInPool(a ledger.Attempt) {
 // A real node takes each bump in the place of the one before, and the last one
 // is mined. Then a reorganisation puts an older one in its place: the evidence
 // follows, and what that one doesn't cover is anchored next.
-func TestRealBumpAndFlip(t *testing.T) {
-	w := newRealWorld(t, calpe.Simnet)
+func TestRealBumpAndFlip(t *testing.T) { forEachNode(t, realBumpAndFlip) }
+
+func realBumpAndFlip(t *testing.T, kind nodetest.Kind) {
+	t.Helper()
+	w := newRealWorld(t, kind, kind.Lasting())
 	w.log.grow(3)
 	w.step()
 	attempts := []ledger.Attempt{w.newest()}
