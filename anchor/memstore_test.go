@@ -176,6 +176,17 @@ func (s *memStore) all(coin calpe.Outpoint) []ledger.Attempt {
 	return s.state.of(coin)
 }
 
+// Attempts lists all attempts; the model keeps no order of coins.
+func (s *memStore) Attempts(ctx context.Context, limit int) ([]ledger.Attempt, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []ledger.Attempt
+	for _, a := range s.state.attempts {
+		all = append(all, s.state.read(a))
+	}
+	return all[:min(limit, len(all))], ctx.Err()
+}
+
 func (st *memState) read(a memAttempt) ledger.Attempt {
 	out := a.Attempt
 	out.Height = 0

@@ -26,11 +26,14 @@ type realWorld struct {
 	// keystore is the file of keys.
 	keystore string
 	signs    anchor.Signer // instead of one with keys, where that isn't nil
+	signer   anchor.Signer // of the engine
 	caps     wallet.Caps
 	engine   *anchor.Engine
 	now      time.Time
 	net      calpe.Network
 	second   anchor.Witness
+
+	firstCoin calpe.Outpoint
 }
 
 // forEachNode runs a test on every kind of node that is there.
@@ -47,6 +50,14 @@ func newRealWorld(t *testing.T, kind nodetest.Kind, network calpe.Network) *real
 
 func fundedRealWorld(t *testing.T, kind nodetest.Kind, network calpe.Network, caps wallet.Caps, value int64) *realWorld {
 	t.Helper()
+	w := emptyRealWorld(t, kind, network, caps)
+	w.begin(value)
+	return w
+}
+
+// emptyRealWorld has no coin yet.
+func emptyRealWorld(t *testing.T, kind nodetest.Kind, network calpe.Network, caps wallet.Caps) *realWorld {
+	t.Helper()
 	w := &realWorld{t: t, node: nodetest.Start(t, kind, network), log: &fakeLog{}, net: network, caps: caps, now: time.Now()}
 	w.lock, w.keystore = wallet.Lock{Passphrase: wallet.DrawPassphrase(), WorkFactor: 1}, t.TempDir()+"/wallet.age"
 	w.store, _ = pgStore(t)
@@ -54,24 +65,30 @@ func fundedRealWorld(t *testing.T, kind nodetest.Kind, network calpe.Network, ca
 	if w.keys, err = wallet.Create(w.keystore, network, w.lock, time.Unix(1, 0)); err != nil {
 		t.Fatalf("create key: %v", err)
 	}
+	return w
+}
+
+// begin pays the first coin, begins the chain of coins with it, and starts an engine.
+func (w *realWorld) begin(value int64) {
+	t := w.t
+	t.Helper()
 	from, _, err := w.node.BestBlock(t.Context())
 	if err != nil {
 		t.Fatalf("best block: %v", err)
 	}
-	funded := w.node.Fund(w.keys.Current().Script(), value)
+	w.firstCoin = w.node.Fund(w.keys.Current().Script(), value)
 	d, err := anchor.FindDeposit(t.Context(), w.node, w.keys.Current().Script(), from, value)
-	if err != nil || d.Coin.Outpoint != funded {
-		t.Fatalf("found deposit %v (%v), want %v", d.Coin.Outpoint, err, funded)
+	if err != nil || d.Coin.Outpoint != w.firstCoin {
+		t.Fatalf("found deposit %v (%v), want %v", d.Coin.Outpoint, err, w.firstCoin)
 	}
-	located, err := anchor.LocateDeposit(t.Context(), w.node, w.keys.Current().Script(), funded)
-	if err != nil || located.Coin.Outpoint != funded || located.Coin.Height != d.Coin.Height {
+	located, err := anchor.LocateDeposit(t.Context(), w.node, w.keys.Current().Script(), w.firstCoin)
+	if err != nil || located.Coin.Outpoint != w.firstCoin || located.Coin.Height != d.Coin.Height {
 		t.Fatalf("located deposit %+v: %v", located.Coin, err)
 	}
 	if err := w.store.InsertFirstCoin(t.Context(), d.Coin, d.Blocks); err != nil {
 		t.Fatalf("insert first coin: %v", err)
 	}
 	w.restart()
-	return w
 }
 
 func (w *realWorld) restart() {
@@ -80,17 +97,37 @@ func (w *realWorld) restart() {
 	if err != nil {
 		w.t.Fatalf("make signer: %v", err)
 	}
-	signer := anchor.Signer(own)
+	w.signer = anchor.Signer(own)
 	if w.signs != nil {
-		signer = w.signs
+		w.signer = w.signs
 	}
 	if w.engine, err = anchor.New(anchor.Config{
-		Network: w.net, Store: w.store, Node: w.node, Second: w.second, Signer: signer, Log: w.log, Caps: w.caps,
+		Network: w.net, Store: w.store, Node: w.node, Second: w.second, Signer: w.signer, Log: w.log, Caps: w.caps,
 		Interval: interval, Now: func() time.Time { return w.now },
 		StopIntake: func(reason error) { w.t.Errorf("intake was stopped: %v", reason) },
 	}); err != nil {
 		w.t.Fatalf("make engine: %v", err)
 	}
+}
+
+// settle mines and steps until the whole log is in final anchors, and holds the
+// promises against the chain.
+func (w *realWorld) settle() {
+	w.t.Helper()
+	for range 40 {
+		w.step()
+		snap, err := w.store.Snapshot(w.t.Context())
+		if err != nil {
+			w.t.Fatalf("snapshot: %v", err)
+		}
+		if snap.Anchored == w.log.size && len(snap.Mined) == 0 {
+			w.keepsPromises()
+			return
+		}
+		w.node.Generate(1)
+		w.now = w.now.Add(10 * time.Minute)
+	}
+	w.t.Fatalf("the log never became final; status %+v", w.engine.Status())
 }
 
 func (w *realWorld) step() {

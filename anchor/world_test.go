@@ -19,9 +19,11 @@ import (
 	"github.com/calpe/calpe/merkle"
 )
 
-// firstStore is the store with the one write that isn't the engine's.
+// firstStore is the store with the one write that isn't the engine's, and a look
+// at all attempts.
 type firstStore interface {
 	anchor.Store
+	attemptLister
 	InsertFirstCoin(ctx context.Context, coin ledger.Coin, blocks []ledger.Block) error
 }
 
@@ -438,7 +440,8 @@ func (w *world) checkAnchor(b ledger.Block, tx *wire.MsgTx, id calpe.BlockHash, 
 	return a.Size
 }
 
-// settle mines and steps until the whole log is in final anchors.
+// settle mines and steps until the whole log is in final anchors, and holds the
+// promises against the chain.
 func (w *world) settle() {
 	w.t.Helper()
 	for range 40 {
@@ -447,6 +450,7 @@ func (w *world) settle() {
 		}
 		snap := w.snapshot()
 		if snap.Anchored == w.log.size && len(snap.Mined) == 0 {
+			w.keepsPromises()
 			return
 		}
 		w.node.mine()
