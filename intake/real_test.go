@@ -9,11 +9,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -314,7 +313,7 @@ func (s *site) again(t *testing.T, v *server, uploads map[string]intake.Uploaded
 func (s *site) upkeep(t *testing.T, v *server, uploads map[string]intake.Uploaded) {
 	t.Helper()
 	retain := func(ctx context.Context, o calpe.Object, _ time.Time) error {
-		return s.store.RetainDocument(ctx, o.Name, o.VersionID, time.Now().Add(2*time.Second), s3.Governance)
+		return s.store.RetainDocument(ctx, o.Name, o.VersionID, time.Now().Add(time.Hour), s3.Governance)
 	}
 	r, err := intake.NewRetainer(intake.RetainerConfig{Rows: v.db, Retain: retain})
 	if err != nil {
@@ -341,13 +340,14 @@ func (s *site) upkeep(t *testing.T, v *server, uploads map[string]intake.Uploade
 	}
 }
 
-// cluster is a PostgreSQL server of the test's own, always on the same port.
+// cluster is a PostgreSQL server of the test's own, on the port of its first
+// start again at each further one.
 type cluster struct {
 	dir, port string
 	cmd       *exec.Cmd
 }
 
-func (c *cluster) start(t *testing.T) (url string) {
+func (c *cluster) start(t *testing.T) (address string) {
 	t.Helper()
 	c.cmd = exec.Command(env(t, "CALPE_TEST_DEVSTACK"), "postgres", "--durable", "--dir", c.dir, "--port", c.port)
 	c.cmd.Stderr = os.Stderr
@@ -366,6 +366,11 @@ func (c *cluster) start(t *testing.T) (url string) {
 	if err := json.Unmarshal(line, &info); err != nil {
 		t.Fatalf("%s: %v", line, err)
 	}
+	u, err := url.Parse(info.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.port = u.Port()
 	return info.URL
 }
 
@@ -374,16 +379,6 @@ func (c *cluster) stop() {
 		_ = c.cmd.Process.Signal(syscall.SIGTERM)
 		_ = c.cmd.Wait()
 	}
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 }
 
 // copyDir is what an operator does with a stopped server.
@@ -409,7 +404,7 @@ func TestRealDatabasePutBack(t *testing.T) {
 	if err := os.Chmod(base, 0o755); err != nil { // the server may run as another user
 		t.Fatal(err)
 	}
-	c := &cluster{dir: base + "/data", port: freePort(t)}
+	c := &cluster{dir: base + "/data", port: "0"}
 	url := c.start(t)
 	t.Cleanup(c.stop)
 	if err := migrations.Up(t.Context(), url, nil); err != nil {
@@ -447,7 +442,7 @@ func TestRealDatabasePutBack(t *testing.T) {
 // eventually records a commitment, over what failures there are.
 func eventually(t *testing.T, v *server, c calpe.Commitment) uint64 {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/audit"
+	"github.com/calpe/calpe/internal/porttest"
 	"github.com/calpe/calpe/receipt"
 )
 
@@ -21,7 +22,7 @@ import (
 func TestAnchorsAreAudited(t *testing.T) {
 	d := deploy(t)
 	second := startNode(t, t.TempDir()) // of another chain
-	s := d.serve(freeAddress(t), nil)
+	s := d.serve(porttest.Address(t), nil)
 	s.awaitReady()
 	mining := d.node.keepMining(400 * time.Millisecond)
 	for seed := range uint64(4) {
@@ -87,7 +88,7 @@ func (c *citizen) agrees(r audit.Report, links []spend, live calpe.Outpoint) {
 // published waits until the bucket has all anchors.
 func (s *server) published(n int) {
 	s.d.t.Helper()
-	eventually(s.d.t, time.Minute, "the bucket has all anchors", func(ctx context.Context) error {
+	eventually(s.d.t, "the bucket has all anchors", func(ctx context.Context) error {
 		data, err := s.d.store().ReadLogObject(ctx, receipt.AnchorsPath(0), receipt.MaxAnchorsPage)
 		if err != nil {
 			return err
@@ -185,13 +186,13 @@ func TestSecondNode(t *testing.T) {
 	if _, errs, code := d.calped(map[string]string{"CALPE_BITCOIN2_URL": d.node.url.String()}, "doctor"); code == 0 || !strings.Contains(errs, "same node") {
 		t.Errorf("the same node twice: exit code %d: %s", code, errs)
 	}
-	address := freeAddress(t)
+	address := porttest.Address(t)
 	s := d.serve(address, second)
 	s.awaitReady()
 	mining := d.node.keepMining(400 * time.Millisecond)
 	defer mining()
 	size := s.stampMany(1, 50) + 50
-	eventually(t, time.Minute, "the log says that the nodes disagree", func(ctx context.Context) error {
+	eventually(t, "the log says that the nodes disagree", func(ctx context.Context) error {
 		st, err := s.status(ctx)
 		if text := tail(s.log, 40); err == nil && (st.Confirmed < size || !strings.Contains(text, "the two bitcoin nodes disagree")) {
 			err = fmt.Errorf("%+v\n%s", st, text)

@@ -489,7 +489,7 @@ func (s *server) checkContent(ctx context.Context, a acknowledged) error {
 func (d *deployment) checkObjects(conn *pgx.Conn, rowsLost bool) {
 	d.t.Helper()
 	ctx := d.t.Context()
-	eventually(d.t, 30*time.Second, "documents are locked", func(ctx context.Context) error {
+	eventually(d.t, "documents are locked", func(ctx context.Context) error {
 		var unlocked int
 		err := conn.QueryRow(ctx, "SELECT count(*) FROM document WHERE retained_at IS NULL").Scan(&unlocked)
 		if err == nil && unlocked > 0 {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/calpe/calpe/internal/porttest"
 	"github.com/calpe/calpe/receipt"
 )
 
@@ -27,7 +28,7 @@ type citizen struct {
 func (c *citizen) calpe(extra map[string]string, args ...string) (stdout, stderr string, code int) {
 	t := c.d.t
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
 	all := maps.Clone(c.env)
 	maps.Copy(all, extra)
@@ -107,7 +108,7 @@ func (c *citizen) read(name string) []byte {
 func TestEndToEndCLI(t *testing.T) {
 	d := deploy(t)
 	stopMining := d.node.keepMining(600 * time.Millisecond)
-	s := d.serve(freeAddress(t), nil)
+	s := d.serve(porttest.Address(t), nil)
 	s.awaitReady()
 	c := &citizen{d: d, dir: t.TempDir(), env: map[string]string{"CALPE_SERVER": s.url, "CALPE_TOKEN": d.token}}
 	c.write("identity.json", []byte(c.exits(0, "identity")))
@@ -134,7 +135,7 @@ func (c *citizen) certify() {
 func (c *citizen) notarize() {
 	t := c.d.t
 	t.Helper()
-	c.exits(0, "upload", "--certification", "deed.pdf.certification.json", "--wait", "final", "--timeout", "90s", "deed.pdf")
+	c.exits(0, "upload", "--certification", "deed.pdf.certification.json", "--wait", "final", "--timeout", patience.String(), "deed.pdf")
 	c.write("large.bin", newRequestOf(documentKind, 2, 18<<20).content())
 	c.write("note.txt", []byte("a tiny text\n"))
 	c.exits(0, "upload", "large.bin", "note.txt")
@@ -142,7 +143,7 @@ func (c *citizen) notarize() {
 	c.exits(0, "stamp", "secret.txt")
 	early := c.read("note.txt.receipt.json")
 	c.write("early.json", early)
-	c.exits(0, "receipt", "--wait", "final", "--timeout", "90s", "large.bin.receipt.json", "note.txt.receipt.json", "secret.txt.receipt.json")
+	c.exits(0, "receipt", "--wait", "final", "--timeout", patience.String(), "large.bin.receipt.json", "note.txt.receipt.json", "secret.txt.receipt.json")
 	if bytes.Equal(early, c.read("note.txt.receipt.json")) {
 		t.Error("the receipt is the same as before it was final")
 	}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/calpe/calpe/internal/porttest"
 )
 
 // ownS3 gives the deployment an S3 server that can be stopped.
@@ -43,7 +45,7 @@ func (d *deployment) ownS3() (start func() *process) {
 // awaitReadiness waits until /readyz says of each dependency what it should.
 func (s *server) awaitReadiness(status int, want map[string]string) {
 	s.d.t.Helper()
-	eventually(s.d.t, time.Minute, "readiness", func(ctx context.Context) error {
+	eventually(s.d.t, "readiness", func(ctx context.Context) error {
 		got, body, err := s.d.get(ctx, s.url+"/readyz", "")
 		if err != nil {
 			return err
@@ -101,7 +103,7 @@ func TestDependenciesDown(t *testing.T) {
 	storage := startS3()
 	d.create()
 	defer d.node.keepMining(600 * time.Millisecond)()
-	s := d.serve(freeAddress(t), nil)
+	s := d.serve(porttest.Address(t), nil)
 	s.awaitReady()
 	seq := uint64(0)
 	next := func(k kind) request {
@@ -111,7 +113,7 @@ func TestDependenciesDown(t *testing.T) {
 	acks := []acknowledged{s.takes(next(documentKind))}
 
 	// Object storage: no document can be kept, a commitment needs none.
-	if _, err := storage.stop(t.Context(), 30*time.Second); err != nil {
+	if _, err := storage.stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	s.awaitReadiness(http.StatusServiceUnavailable, map[string]string{"s3": "down", "postgres": "ok", "bitcoin": "ok"})

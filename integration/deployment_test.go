@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -17,7 +16,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -64,7 +62,7 @@ func deploy(t testing.TB) *deployment {
 func prepare(t testing.TB) *deployment {
 	t.Helper()
 	d := &deployment{t: t, dir: t.TempDir(), bin: built(t)}
-	d.http = &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 16, ExpectContinueTimeout: time.Minute}}
+	d.http = &http.Client{Timeout: patience, Transport: &http.Transport{MaxIdleConnsPerHost: 16, ExpectContinueTimeout: patience}}
 	t.Cleanup(d.http.CloseIdleConnections)
 	t.Cleanup(d.epilogue)
 	started := make(chan struct{})
@@ -140,7 +138,7 @@ func (d *deployment) environ(extra map[string]string) []string {
 // calped runs a command of the operator to its end.
 func (d *deployment) calped(extra map[string]string, args ...string) (stdout, stderr string, code int) {
 	d.t.Helper()
-	ctx, cancel := context.WithTimeout(d.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(d.t.Context(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, d.bin.calped, args...)
 	var out, errs bytes.Buffer
@@ -169,17 +167,6 @@ type server struct {
 	url string
 }
 
-// freeAddress is one that nobody listens on.
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // serve starts a server on an address. Extra settings win over the deployment's.
 func (d *deployment) serve(address string, extra map[string]string) *server {
 	d.t.Helper()
@@ -198,7 +185,7 @@ func (d *deployment) serve(address string, extra map[string]string) *server {
 // awaitReady waits until every dependency of the server works.
 func (s *server) awaitReady() {
 	s.d.t.Helper()
-	eventually(s.d.t, time.Minute, "server is ready", func(ctx context.Context) error {
+	eventually(s.d.t, "server is ready", func(ctx context.Context) error {
 		select {
 		case <-s.done:
 			s.d.t.Fatalf("calped ended with exit code %d:\n%s", s.cmd.ProcessState.ExitCode(), tail(s.log, 20))
@@ -256,7 +243,7 @@ func (s *server) status(ctx context.Context) (st status, err error) {
 // awaitFinal waits until everything below size is final. Somebody must mine.
 func (s *server) awaitFinal(size uint64) {
 	s.d.t.Helper()
-	eventually(s.d.t, 90*time.Second, "entries are final", func(ctx context.Context) error {
+	eventually(s.d.t, "entries are final", func(ctx context.Context) error {
 		st, err := s.status(ctx)
 		if err == nil && st.Final < size {
 			err = fmt.Errorf("want %d entries final: %+v", size, st)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/internal/commitpoint"
+	"github.com/calpe/calpe/internal/porttest"
 )
 
 // keyed is a kind of request that records count entries, with a body that
@@ -109,7 +110,7 @@ func (s *server) grows(what string, by uint64, do func()) {
 // before it could answer. It is recorded once, and answered with the same bytes.
 func TestIdempotency(t *testing.T) {
 	d := deploy(t)
-	addresses := []string{freeAddress(t), freeAddress(t)}
+	addresses := []string{porttest.Address(t), porttest.Address(t)}
 	servers := []*server{d.serve(addresses[0], nil), d.serve(addresses[1], nil)}
 	for _, s := range servers {
 		s.awaitReady()

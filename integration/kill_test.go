@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/calpe/calpe/internal/commitpoint"
+	"github.com/calpe/calpe/internal/porttest"
 )
 
 // leastKills is how often the server is killed at least.
@@ -50,7 +51,7 @@ func (c crash) setting() map[string]string {
 // dies waits until SIGKILL has ended the server.
 func (s *server) dies(c crash) {
 	s.d.t.Helper()
-	if err := s.ended(s.d.t.Context(), time.Minute); err != nil {
+	if err := s.ended(s.d.t.Context()); err != nil {
 		s.d.t.Fatalf("%s (%d) is never reached: %v", c.point, c.n, err)
 	}
 	if !s.killed() {
@@ -66,7 +67,7 @@ func TestKillAtEachCommitPoint(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	d := deploy(t)
 	defer d.node.keepMining(600 * time.Millisecond)()
-	address := freeAddress(t)
+	address := porttest.Address(t)
 	clean := d.serve(address, nil)
 	clean.awaitReady()
 	l := d.load(clients(), clean.url)
@@ -102,7 +103,7 @@ func TestKillAtEachCommitPoint(t *testing.T) {
 // exitsCleanly is the end of a server that nobody kills.
 func (s *server) exitsCleanly() {
 	s.d.t.Helper()
-	code, err := s.stop(context.WithoutCancel(s.d.t.Context()), 45*time.Second)
+	code, err := s.stop(context.WithoutCancel(s.d.t.Context()))
 	if err != nil || code != 0 {
 		s.d.t.Errorf("SIGTERM: exit code %d, %v\n%s", code, err, tail(s.log, 20))
 	}

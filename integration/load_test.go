@@ -13,6 +13,7 @@ import (
 	"mime/multipart"
 	"net/http"
 	"net/textproto"
+	"slices"
 	"sync"
 	"time"
 
@@ -93,7 +94,7 @@ type answer struct {
 // send makes one try. A [refusedError] is a verdict; after any other error
 // nobody knows, and the same request is sent again.
 func (d *deployment) send(ctx context.Context, base string, r request) (acknowledged, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	request, digest, err := d.newRequest(ctx, base, r)
 	if err != nil {
@@ -246,7 +247,8 @@ type load struct {
 	mu    sync.Mutex
 	seq   uint64
 	acks  []acknowledged
-	retry int // requests that were sent more than once
+	retry int   // requests that were sent more than once
+	tries []int // that have ended, of each client
 }
 
 // client says what one client sends.
@@ -274,22 +276,22 @@ func newRequestOf(k kind, seq uint64, size int) request {
 // run starts the clients. They go on until stop.
 func (d *deployment) load(all []client, urls ...string) *load {
 	ctx, cancel := context.WithCancel(d.t.Context())
-	l := &load{d: d, urls: urls}
+	l := &load{d: d, urls: urls, tries: make([]int, len(all))}
 	var running sync.WaitGroup
-	for _, c := range all {
-		running.Go(func() { l.run(ctx, c) })
+	for i, c := range all {
+		running.Go(func() { l.run(ctx, i, c) })
 	}
 	l.stop = func() { cancel(); running.Wait() }
 	return l
 }
 
-func (l *load) run(ctx context.Context, c client) {
+func (l *load) run(ctx context.Context, i int, c client) {
 	for ctx.Err() == nil {
 		l.mu.Lock()
 		l.seq++
 		r := c.next(l.seq)
 		l.mu.Unlock()
-		got, err := l.deliver(ctx, r)
+		got, err := l.deliver(ctx, i, r)
 		if ctx.Err() != nil {
 			return
 		}
@@ -299,23 +301,25 @@ func (l *load) run(ctx context.Context, c client) {
 		}
 		l.mu.Lock()
 		l.acks = append(l.acks, got)
+		l.tries[i]++
 		l.mu.Unlock()
 		pause(ctx, c.pause)
 	}
 }
 
-// deliver sends a request until it is acknowledged.
-func (l *load) deliver(ctx context.Context, r request) (acknowledged, error) {
+// deliver sends a request of a client until it is acknowledged.
+func (l *load) deliver(ctx context.Context, i int, r request) (acknowledged, error) {
 	for try := 0; ; try++ {
 		got, err := l.d.send(ctx, l.urls[(int(r.seed)+try)%len(l.urls)], r)
 		if refused := (*refusedError)(nil); err == nil || errors.As(err, &refused) {
 			return got, err
 		}
+		l.mu.Lock()
+		l.tries[i]++
 		if try == 0 {
-			l.mu.Lock()
 			l.retry++
-			l.mu.Unlock()
 		}
+		l.mu.Unlock()
 		if pause(ctx, 30*time.Millisecond); ctx.Err() != nil {
 			return acknowledged{}, err
 		}
@@ -326,6 +330,25 @@ func (l *load) count() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.acks)
+}
+
+// settle waits until every client knows how the request ended that it was at:
+// what was acknowledged before is counted then.
+func (l *load) settle() {
+	l.d.t.Helper()
+	l.mu.Lock()
+	before := slices.Clone(l.tries)
+	l.mu.Unlock()
+	eventually(l.d.t, "requests end", func(context.Context) error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for i, n := range before {
+			if l.tries[i] == n {
+				return fmt.Errorf("client %d still waits for an answer", i)
+			}
+		}
+		return nil
+	})
 }
 
 // all is what was acknowledged so far.
@@ -347,7 +370,7 @@ func (l *load) highest() (size uint64) {
 func (l *load) awaitMore(n int) {
 	l.d.t.Helper()
 	want := l.count() + n
-	eventually(l.d.t, time.Minute, "requests are acknowledged", func(context.Context) error {
+	eventually(l.d.t, "requests are acknowledged", func(context.Context) error {
 		if have := l.count(); have < want {
 			return fmt.Errorf("%d acknowledgements, want %d", have, want)
 		}

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 )
 
 // vectors are receipts, headers and an identity as anybody finds them.
@@ -31,7 +30,7 @@ func offline(t testing.TB, argv ...string) (stdout, stderr string, code int) {
 // inNetwork runs a program as it is, without variables.
 func inNetwork(t testing.TB, argv []string) (stdout, stderr string, code int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	var out, errs bytes.Buffer

@@ -20,19 +20,20 @@ import (
 	"time"
 
 	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/internal/porttest"
 	"github.com/calpe/calpe/receipt"
 )
 
 // serveCalendar starts a server with a calendar, and gives the calendar's address.
 func (d *deployment) serveCalendar(extra map[string]string) (*server, string) {
 	d.t.Helper()
-	address := freeAddress(d.t)
+	address := porttest.Address(d.t)
 	uri := "http://" + address
 	settings := map[string]string{"CALPE_CALENDAR_LISTEN": address, "CALPE_CALENDAR_URI": uri}
 	for name, value := range extra {
 		settings[name] = value
 	}
-	s := d.serve(freeAddress(d.t), settings)
+	s := d.serve(porttest.Address(d.t), settings)
 	s.awaitReady()
 	return s, uri
 }
@@ -68,7 +69,7 @@ func otsClients(t testing.TB) (js, python otsClient) {
 // client gives the exit code of a client's command.
 func (c *citizen) client(o otsClient, args ...string) (stdout, stderr string, code int) {
 	c.d.t.Helper()
-	ctx, cancel := context.WithTimeout(c.d.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(c.d.t.Context(), patience)
 	defer cancel()
 	args = append(o.argv[1:len(o.argv):len(o.argv)], args...)
 	cmd := exec.CommandContext(ctx, o.argv[0], args...)
@@ -175,7 +176,7 @@ func TestOpenTimestampsClients(t *testing.T) {
 	}
 	c.asks(js, 0, "upgrade", uri, "early.txt")
 	c.exits(0, "ots", "upgrade", "--calendar", uri, "--headers", "headers.bin", "copy of js.txt.ots", "copy of python.txt.ots", "calpe.txt.ots")
-	c.exits(0, "receipt", "--wait", "final", "--timeout", "90s", "deed.txt.receipt.json")
+	c.exits(0, "receipt", "--wait", "final", "--timeout", patience.String(), "deed.txt.receipt.json")
 	c.exits(0, "ots", "export", "-o", "deed.txt.ots", "deed.txt.receipt.json")
 	if !bytes.Equal(c.otsOf("deed.txt"), c.read("deed.txt.ots")) {
 		t.Error("the service and calpe write another .ots file of one receipt")
@@ -322,7 +323,7 @@ func (d *deployment) flood(uri string) *stampFlood {
 // awaitStamped waits until so many digests have been stamped.
 func (f *stampFlood) awaitStamped(t testing.TB, n int) {
 	t.Helper()
-	eventually(t, time.Minute, "digests are stamped", func(context.Context) error {
+	eventually(t, "digests are stamped", func(context.Context) error {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		if got := f.by[http.StatusOK]; got < n {

@@ -6,10 +6,8 @@ import (
 	"time"
 
 	"github.com/calpe/calpe/intake"
+	"github.com/calpe/calpe/internal/porttest"
 )
-
-// settle is more than an answer that is on its way takes.
-const settle = 300 * time.Millisecond
 
 // TestPostgresKilled kills the database server, all its processes at once, under
 // load. Calped isn't restarted: it must notice, compare, and go on by itself.
@@ -19,7 +17,7 @@ func TestPostgresKilled(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	d := deploy(t)
 	defer d.node.keepMining(600 * time.Millisecond)()
-	s := d.serve(freeAddress(t), nil)
+	s := d.serve(porttest.Address(t), nil)
 	s.awaitReady()
 	l := d.load(clients(), s.url)
 	var room uint64 // between the log and the fence at each kill
@@ -27,7 +25,7 @@ func TestPostgresKilled(t *testing.T) {
 		l.awaitMore(20)
 		pause(t.Context(), time.Duration(random.IntN(1500))*time.Millisecond)
 		d.db.kill()
-		pause(t.Context(), settle)
+		l.settle()
 		room += d.fenceLimit() - l.highest()
 		d.db.start()
 	}

@@ -36,7 +36,9 @@ func launch(t testing.TB, name, log string, env []string, ready any, argv ...str
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_, _ = p.stop(context.WithoutCancel(t.Context()), 20*time.Second) // in order if possible
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+		defer cancel()
+		_, _ = p.stop(ctx) // in order if possible
 		p.kill()
 	})
 	return p
@@ -91,25 +93,25 @@ func (p *process) kill() {
 }
 
 // ended waits for the end of the process.
-func (p *process) ended(ctx context.Context, within time.Duration) error {
-	timer := time.NewTimer(within)
+func (p *process) ended(ctx context.Context) error {
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
 	case <-p.done:
 		return nil
 	case <-timer.C:
-		return fmt.Errorf("%s still runs after %v", p.name, within)
+		return fmt.Errorf("%s still runs after %v", p.name, patience)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
 // stop is SIGTERM; it returns the exit code.
-func (p *process) stop(ctx context.Context, within time.Duration) (int, error) {
+func (p *process) stop(ctx context.Context) (int, error) {
 	if err := p.cmd.Process.Signal(terminate); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return 0, err
 	}
-	if err := p.ended(ctx, within); err != nil {
+	if err := p.ended(ctx); err != nil {
 		return 0, err
 	}
 	return p.cmd.ProcessState.ExitCode(), nil
@@ -132,7 +134,7 @@ func killFamily(ctx context.Context, pid int) error {
 	for _, p := range family {
 		_ = syscall.Kill(p, syscall.SIGKILL) // a child may have ended by itself
 	}
-	return poll(ctx, 20*time.Second, func(context.Context) error {
+	return poll(ctx, patience, func(context.Context) error {
 		for _, p := range family {
 			if alive(p) {
 				return fmt.Errorf("process %d is still there", p)

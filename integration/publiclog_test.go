@@ -14,12 +14,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/audit"
+	"github.com/calpe/calpe/internal/porttest"
 	"github.com/calpe/calpe/receipt"
 )
 
@@ -51,7 +51,7 @@ func (c *citizen) fsck(address string) (says string) {
 		t.Fatal(err)
 	}
 	c.write("log.pub", []byte(c.d.identity.CheckpointKeys[0]))
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, "-storage_url", address, "-public_key", c.path("log.pub"), "-ui=false", "-N", "8")
 	out, err := cmd.CombinedOutput()
@@ -147,7 +147,7 @@ func (d *deployment) publish() string {
 // the tiles above the entries.
 func TestPublicLog(t *testing.T) {
 	d := deploy(t)
-	s := d.serve(freeAddress(t), map[string]string{"CALPE_ANCHOR_INTERVAL": "1h"})
+	s := d.serve(porttest.Address(t), map[string]string{"CALPE_ANCHOR_INTERVAL": "1h"})
 	s.awaitReady()
 	c, log := d.auditor(), s.url+"/log/"
 
@@ -266,14 +266,14 @@ func TestSecondHistory(t *testing.T) {
 	startS3 := d.ownS3()
 	storage := startS3()
 	d.create()
-	address := freeAddress(t)
+	address := porttest.Address(t)
 	quiet := map[string]string{"CALPE_ANCHOR_INTERVAL": "1h"}
 	s := d.serve(address, quiet)
 	s.awaitReady()
 	s.stampMany(1, 20)
 	s.sealed()
 	s.exitsCleanly()
-	if _, err := storage.stop(t.Context(), 30*time.Second); err != nil {
+	if _, err := storage.stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	d.db.stop()
@@ -294,7 +294,7 @@ func TestSecondHistory(t *testing.T) {
 	first := c.audits(0, holds, "", "--server", s.url, "--dir", "mirror")
 	seen := c.read("mirror/checkpoint")
 	s.exitsCleanly()
-	if _, err := storage.stop(t.Context(), 30*time.Second); err != nil {
+	if _, err := storage.stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	d.db.stop()

@@ -19,6 +19,7 @@ import (
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/batch"
+	"github.com/calpe/calpe/internal/porttest"
 	"github.com/calpe/calpe/merkle"
 	"github.com/calpe/calpe/receipt"
 	"github.com/calpe/calpe/receipt/statement"
@@ -28,8 +29,8 @@ import (
 // holds all of the words.
 func (d *deployment) refusesToServe(name string, extra map[string]string, words ...string) {
 	d.t.Helper()
-	s := d.serve(freeAddress(d.t), extra)
-	if err := s.ended(d.t.Context(), 45*time.Second); err != nil {
+	s := d.serve(porttest.Address(d.t), extra)
+	if err := s.ended(d.t.Context()); err != nil {
 		d.t.Fatalf("%s: %v\n%s", name, err, tail(s.log, 10))
 	}
 	text, err := os.ReadFile(s.log)
@@ -61,7 +62,7 @@ func TestRefusesToStart(t *testing.T) {
 	d.refusesToServe("no log", nil, "calped log create")
 	d.create()
 	stopMining := d.node.keepMining(600 * time.Millisecond)
-	s := d.serve(freeAddress(t), nil)
+	s := d.serve(porttest.Address(t), nil)
 	s.awaitReady()
 	a := s.takes(newRequestOf(documentKind, 1, 1000))
 	s.awaitFinal(a.index + 1)
@@ -73,7 +74,7 @@ func TestRefusesToStart(t *testing.T) {
 	d.refuseBuckets()
 	d.refuseStores()
 
-	s = d.serve(freeAddress(t), nil) // all is mended
+	s = d.serve(porttest.Address(t), nil) // all is mended
 	s.awaitReady()
 	s.takes(newRequestOf(documentKind, 2, 1000))
 	s.exitsCleanly()
@@ -211,7 +212,7 @@ func (d *deployment) restoreFence() {
 	t.Helper()
 	takes := func() {
 		t.Helper()
-		s := d.serve(freeAddress(t), nil)
+		s := d.serve(porttest.Address(t), nil)
 		s.awaitReady()
 		s.kill()
 	}
@@ -263,14 +264,15 @@ const fenceObject = "control/fence"
 func (d *deployment) takesNothing(name, code, logged string) {
 	t := d.t
 	t.Helper()
-	s := d.serve(freeAddress(t), nil)
-	eventually(t, 30*time.Second, name, func(context.Context) error {
+	s := d.serve(porttest.Address(t), nil)
+	eventually(t, name, func(context.Context) error {
 		text, err := os.ReadFile(s.log)
 		if err == nil && !bytes.Contains(text, []byte(logged)) {
 			err = fmt.Errorf("%q isn't in the log:\n%s", logged, tail(s.log, 10))
 		}
 		return err
 	})
+	s.awaitReadiness(http.StatusServiceUnavailable, map[string]string{"intake": "down", "postgres": "ok"})
 	request, _, err := d.newRequest(t.Context(), s.url, newRequestOf(stampKind, 99, 0))
 	if err != nil {
 		t.Fatal(err)
@@ -280,7 +282,6 @@ func (d *deployment) takesNothing(name, code, logged string) {
 	if status != http.StatusServiceUnavailable || p.Code != code {
 		t.Errorf("%s: an entry was answered with %d %s, want %s", name, status, p.Code, code)
 	}
-	s.awaitReadiness(http.StatusServiceUnavailable, map[string]string{"intake": "down", "postgres": "ok"})
 	s.kill()
 }
 

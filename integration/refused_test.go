@@ -21,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/internal/porttest"
 	"github.com/calpe/calpe/receipt/statement"
 )
 
@@ -47,7 +48,7 @@ func (r *refusals) wants(name string, status int, code calpe.Code, request *http
 
 func (r *refusals) leavesNothing(name string) {
 	r.d.t.Helper()
-	eventually(r.d.t, 20*time.Second, name+": nothing is left", func(context.Context) error {
+	eventually(r.d.t, name+": nothing is left", func(context.Context) error {
 		if diff := cmp.Diff(r.before, r.d.footprint(r.conn), cmp.AllowUnexported(footprint{})); diff != "" {
 			return errors.New(diff)
 		}
@@ -84,20 +85,23 @@ func (r *refusals) form(certification, document []byte) *http.Request {
 // that has a code, and nothing of it is left in rows or objects.
 func TestBadRequests(t *testing.T) {
 	d := deploy(t)
-	s := d.serve(freeAddress(t), map[string]string{
-		"CALPE_DOCUMENT_MAX_SIZE": fmt.Sprint(smallMaxSize), "CALPE_DOCUMENT_IDLE_TIME": "700ms",
-	})
+	own := map[string]string{"CALPE_DOCUMENT_MAX_SIZE": fmt.Sprint(smallMaxSize)}
+	s := d.serve(porttest.Address(t), own)
 	s.awaitReady()
-	own := s.takes(newRequestOf(documentKind, 1, 1000))
+	taken := s.takes(newRequestOf(documentKind, 1, 1000))
 	r := &refusals{server: s, conn: d.connect()}
 	r.before = d.footprint(r.conn)
 	r.bodies()
 	r.forms()
 	r.certifications()
 	r.commitments()
-	r.keysAndTokens(own)
-	r.connections()
+	r.keysAndTokens(taken)
 	s.exitsCleanly()
+	own["CALPE_DOCUMENT_IDLE_TIME"] = "2s"
+	r.server = d.serve(porttest.Address(t), own)
+	r.awaitReady()
+	r.connections()
+	r.exitsCleanly()
 }
 
 func digestOf(text string) string {
@@ -293,7 +297,7 @@ func (r *refusals) connections() {
 	}
 	answered := func(name string, conn *net.TCPConn, status int, code calpe.Code) {
 		t.Helper()
-		if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 			t.Fatal(err)
 		}
 		answer, err := http.ReadResponse(bufio.NewReader(conn), nil)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/internal/commitpoint"
+	"github.com/calpe/calpe/internal/porttest"
 	"github.com/calpe/calpe/receipt"
 )
 
@@ -34,7 +35,7 @@ type window struct {
 func TestOlderDatabasePutBack(t *testing.T) {
 	d := deploy(t)
 	mining := d.node.keepMining(600 * time.Millisecond)
-	r := &restoration{d: d, address: freeAddress(t)}
+	r := &restoration{d: d, address: porttest.Address(t)}
 	r.s = d.serve(r.address, nil)
 	r.s.awaitReady()
 	r.l = d.load(clients(), r.s.url)
@@ -60,7 +61,7 @@ func TestOlderDatabasePutBack(t *testing.T) {
 	r.restore("broadcast", func() {
 		r.awaitSize(func(st status) uint64 { return st.Confirmed })
 		mining() // ends: the next anchor waits in the mempool, and the copy knows nothing of it
-		eventually(t, time.Minute, "an anchor is broadcast", func(ctx context.Context) error {
+		eventually(t, "an anchor is broadcast", func(ctx context.Context) error {
 			st, err := r.s.status(ctx)
 			if err == nil && st.Broadcast <= st.Confirmed {
 				err = fmt.Errorf("no attempt is out: %+v", st)
@@ -97,7 +98,7 @@ func (r *restoration) restore(name string, happens func(), beforeLoad func()) {
 	t.Helper()
 	copied := fmt.Sprintf("copy-%d", len(r.windows))
 	d.db.stop()
-	pause(t.Context(), settle)
+	r.l.settle()
 	w := window{name: name, from: r.l.count()}
 	d.db.copyTo(copied)
 	d.db.start()
@@ -112,7 +113,7 @@ func (r *restoration) restore(name string, happens func(), beforeLoad func()) {
 		r.s.kill()
 	}
 	d.db.kill()
-	pause(t.Context(), settle)
+	r.l.settle()
 	w.to = r.l.count()
 	r.windows = append(r.windows, w)
 	d.db.putBack(copied)
@@ -127,7 +128,7 @@ func (r *restoration) restore(name string, happens func(), beforeLoad func()) {
 func (r *restoration) awaitSize(of func(status) uint64) {
 	r.d.t.Helper()
 	want := r.l.highest()
-	eventually(r.d.t, time.Minute, "acknowledged entries go on", func(ctx context.Context) error {
+	eventually(r.d.t, "acknowledged entries go on", func(ctx context.Context) error {
 		st, err := r.s.status(ctx)
 		if err == nil && of(st) < want {
 			err = fmt.Errorf("want %d: %+v", want, st)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/internal/porttest"
 )
 
 // TestTwoServers kills one of two servers of a log after the other, and once the
@@ -20,7 +21,7 @@ func TestTwoServers(t *testing.T) {
 	const kills = 8
 	d := deploy(t)
 	defer d.node.keepMining(600 * time.Millisecond)()
-	addresses := []string{freeAddress(t), freeAddress(t)}
+	addresses := []string{porttest.Address(t), porttest.Address(t)}
 	servers := []*server{d.serve(addresses[0], nil), d.serve(addresses[1], nil)}
 	for _, s := range servers {
 		s.awaitReady()
@@ -65,7 +66,7 @@ func TestTwoServers(t *testing.T) {
 // awaitCheckpoint waits until a checkpoint covers size.
 func (s *server) awaitCheckpoint(size uint64) {
 	s.d.t.Helper()
-	eventually(s.d.t, time.Minute, "entries are sealed", func(ctx context.Context) error {
+	eventually(s.d.t, "entries are sealed", func(ctx context.Context) error {
 		st, err := s.status(ctx)
 		if err == nil && st.Checkpointed < size {
 			err = fmt.Errorf("want %d: %+v", size, st)
@@ -80,7 +81,7 @@ func TestShutdown(t *testing.T) {
 	const stops = 5
 	d := deploy(t)
 	defer d.node.keepMining(600 * time.Millisecond)()
-	address := freeAddress(t)
+	address := porttest.Address(t)
 	s := d.serve(address, nil)
 	s.awaitReady()
 	l := d.load(clients(), s.url)
@@ -145,14 +146,14 @@ func (s *server) stopDuringUpload(r request) acknowledged {
 	go func() {
 		<-body.half
 		_ = s.cmd.Process.Signal(terminate)
-		_ = poll(t.Context(), 10*time.Second, s.refusesConnections)
+		_ = poll(t.Context(), patience, s.refusesConnections)
 		close(body.gate)
 	}()
 	got, err := s.d.do(request, r, calpe.Digest(sha256.Sum256(content)))
 	if err != nil {
 		t.Fatalf("an upload during the shutdown: %v", err)
 	}
-	if err := s.ended(t.Context(), 45*time.Second); err != nil {
+	if err := s.ended(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if code := s.cmd.ProcessState.ExitCode(); code != 0 {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/calpe/calpe/anchor/signer"
+	"github.com/calpe/calpe/internal/porttest"
 )
 
 // TestSignerKilled runs the policy signer as a process of its own, and kills it
@@ -45,7 +46,7 @@ func TestSignerKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(p.kill)
-		eventually(t, 20*time.Second, "signer answers", func(ctx context.Context) error {
+		eventually(t, "signer answers", func(ctx context.Context) error {
 			_, err := signer.NewRemote(socket).Status(ctx)
 			return err
 		})
@@ -56,7 +57,7 @@ func TestSignerKilled(t *testing.T) {
 	d.create()
 	first := strings.TrimSpace(d.must("wallet", "address"))
 	defer d.node.keepMining(600 * time.Millisecond)()
-	address := freeAddress(t)
+	address := porttest.Address(t)
 	s := d.serve(address, nil)
 	s.awaitReady()
 	l := d.load(clients(), s.url)

@@ -60,7 +60,7 @@ func (d *database) kill() {
 	if err := killFamily(d.t.Context(), d.info.PID); err != nil {
 		d.t.Fatal(err)
 	}
-	if err := d.proc.ended(d.t.Context(), 20*time.Second); err != nil {
+	if err := d.proc.ended(d.t.Context()); err != nil {
 		d.t.Fatal(err)
 	}
 }
@@ -68,7 +68,7 @@ func (d *database) kill() {
 // stop shuts the server down in order.
 func (d *database) stop() {
 	d.t.Helper()
-	if _, err := d.proc.stop(d.t.Context(), 30*time.Second); err != nil {
+	if _, err := d.proc.stop(d.t.Context()); err != nil {
 		d.t.Fatal(err)
 	}
 }
@@ -169,7 +169,9 @@ func (n *node) keepMining(every time.Duration) (stop func()) {
 				return
 			case <-tick.C:
 			}
-			if err := n.mine(ctx, 1); err != nil && ctx.Err() == nil {
+			// A node that is busy may refuse a call.
+			err := poll(ctx, patience, func(ctx context.Context) error { return n.mine(ctx, 1) })
+			if err != nil && ctx.Err() == nil {
 				n.t.Errorf("mine: %v", err)
 				return
 			}

@@ -40,7 +40,7 @@ func signerFiles(t *testing.T) (flags []string, dir string) {
 // waitFor asks the signer until it answers.
 func waitFor(t *testing.T, socket string) signer.Status {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

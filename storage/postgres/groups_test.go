@@ -494,7 +494,7 @@ func TestReadersDoNotHoldUpWriters(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	if r, err := db.CommitGroup(ctx, groupOn(instance, bare("a", 3))); err != nil || r.First != 1 {
 		t.Errorf("group: %d, %v", r.First, err)

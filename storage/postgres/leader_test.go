@@ -162,7 +162,7 @@ func TestLeadTakeOver(t *testing.T) {
 func TestLeadTakeOverFromStoppedProcess(t *testing.T) {
 	t.Parallel()
 	url := postgrestest.URL(t)
-	stopped := openURL(t, url, func(c *Config) { c.LeaderTimeout = 300 * time.Millisecond })
+	stopped := openURL(t, url, func(c *Config) { c.LeaderTimeout = 2 * time.Second })
 	conn, err := stopped.connectLeader(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -171,7 +171,7 @@ func TestLeadTakeOverFromStoppedProcess(t *testing.T) {
 	if err := stopped.awaitLead(t.Context(), conn, 1); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	led := false
 	err = openURL(t, url).Lead(ctx, "batch", func(context.Context, uint64) error {

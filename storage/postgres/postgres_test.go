@@ -30,11 +30,11 @@ func openURL(t testing.TB, url string, change ...func(*Config)) *DB {
 	t.Helper()
 	cfg := Config{
 		URL:            url,
-		ConnectTimeout: 10 * time.Second,
-		LockTimeout:    20 * time.Second, // the machine may be busy; tests of time-outs set their own
+		ConnectTimeout: time.Minute,
+		LockTimeout:    time.Minute, // the machine may be busy; tests of time-outs set their own
 		LeaderPoll:     10 * time.Millisecond,
 		LeaderPing:     20 * time.Millisecond,
-		LeaderTimeout:  20 * time.Second,
+		LeaderTimeout:  time.Minute,
 		Now:            func() time.Time { return testTime.Add(123 * time.Millisecond) },
 	}
 	for _, c := range change {

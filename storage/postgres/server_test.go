@@ -313,8 +313,17 @@ func TestCommitWithoutSynchronousStandby(t *testing.T) {
 		defer cancel()
 		return db.barrier(ctx, "try") != nil
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
+	go func() {
+		defer cancel() // whoever called loses patience when COMMIT waits
+		for waiting := 0; waiting == 0 && wait(ctx, 5*time.Millisecond) == nil; {
+			const sql = `SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query = 'commit'`
+			if err := db.pool.QueryRow(ctx, sql).Scan(&waiting); err != nil && ctx.Err() == nil {
+				t.Errorf("look for the commit: %v", err)
+			}
+		}
+	}()
 	r, err := db.CommitGroup(ctx, g)
 	wantErr(t, "answer", err, calpe.ErrUnknownOutcome)
 	if stored, err := db.Entry(t.Context(), r.First); err != nil || stored.Commitment != g.Submissions[0].Commitments[0] {

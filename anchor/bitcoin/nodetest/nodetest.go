@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -25,12 +24,13 @@ import (
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/anchor/bitcoin"
+	"github.com/calpe/calpe/internal/porttest"
 )
 
 const (
 	user     = "calpe"
 	password = "a-password-of-the-test"
-	patience = 90 * time.Second
+	patience = 2 * time.Minute
 )
 
 // Node is a running node. Its methods fail the test on any error.
@@ -75,7 +75,7 @@ func (n *Node) startSomewhere() {
 	n.tb.Helper()
 	const tries = 5
 	for try := 1; ; try++ {
-		n.rpc, n.p2p = freeAddress(n.tb), freeAddress(n.tb)
+		n.rpc, n.p2p = porttest.Address(n.tb), porttest.Address(n.tb)
 		n.URL = "http://" + n.rpc
 		client, err := bitcoin.New(bitcoin.Config{URL: n.URL, User: user, Password: password, Timeout: patience})
 		if err != nil {
@@ -115,16 +115,6 @@ func (n *Node) makeFaucet() {
 		n.tb.Fatalf("faucet: %v", err)
 	}
 	n.elsewhere = other.EncodeAddress()
-}
-
-func freeAddress(tb testing.TB) string {
-	tb.Helper()
-	l, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatalf("find a free port: %v", err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
 }
 
 func (n *Node) start() error {

@@ -62,7 +62,7 @@ func (r *running) await(t *testing.T, pattern string) []string {
 	re := regexp.MustCompile(pattern)
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	limit := time.After(2 * time.Minute)
+	limit := time.After(5 * time.Minute)
 	for {
 		if found := re.FindStringSubmatch(r.out.String()); found != nil {
 			return found
