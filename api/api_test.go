@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"mime/multipart"
 	"net/http"
 	"os"
@@ -459,6 +460,45 @@ func TestHealth(t *testing.T) {
 	}
 	if got := w.do("GET", "/v1/status", nil).code(t); got != string(calpe.CodeUnavailable) {
 		t.Errorf("status without a database: %s", got)
+	}
+}
+
+// What a dependency does at each start is no warning, unless it takes long or
+// comes when it has worked.
+func TestStartingIsNoWarning(t *testing.T) {
+	w := newWorld(t)
+	var log bytes.Buffer
+	starting := fmt.Errorf("%w: comparing", api.ErrStarting)
+	failure := starting
+	w.config.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	w.config.Ready = []api.Dependency{{Name: "intake", Check: func(context.Context) error { return failure }}}
+	start := w.now
+	for _, step := range []struct {
+		what  string
+		after time.Duration
+		err   error
+		want  string
+	}{
+		{"at the start", 0, starting, "level=INFO msg=\"dependency is starting\""},
+		{"broken at the start", 0, errors.New("halted"), "level=WARN msg=\"dependency is down\""},
+		{"still at it", 59 * time.Second, starting, "level=INFO msg=\"dependency is starting\""},
+		{"too long", time.Minute, starting, "level=WARN msg=\"dependency is down\""},
+		{"again at the start", 0, starting, "level=INFO msg=\"dependency is starting\""},
+		{"it works", 0, nil, ""},
+		{"it had worked", time.Second, starting, "level=WARN msg=\"dependency is down\""},
+	} {
+		if step.what == "at the start" {
+			w.serve()
+		}
+		log.Reset()
+		w.now, failure = start.Add(step.after), step.err
+		a := w.do("GET", "/readyz", nil)
+		if want := map[bool]int{true: 200, false: 503}[step.err == nil]; a.status != want {
+			t.Errorf("%s: %d, want %d", step.what, a.status, want)
+		}
+		if got := log.String(); !strings.Contains(got, step.want) || step.want == "" && got != "" {
+			t.Errorf("%s: the log says %q, want %q", step.what, got, step.want)
+		}
 	}
 }
 

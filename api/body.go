@@ -26,14 +26,74 @@ type pacedBody struct {
 
 // boundBodies limits the time for a body that nobody reads, as after a refusal:
 // net/http reads on before it answers, and would wait for ever. Whoever reads
-// sets deadlines of his own.
+// sets deadlines of his own. A body that was read in part when the answer was
+// given is read on for a while, see linger.
 func (s *Server) boundBodies(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Body != nil && r.Body != http.NoBody {
-			_ = http.NewResponseController(w).SetReadDeadline(s.cfg.Now().Add(s.cfg.Pace.Idle))
+		if r.Body == nil || r.Body == http.NoBody {
+			next.ServeHTTP(w, r)
+			return
 		}
-		next.ServeHTTP(w, r)
+		_ = http.NewResponseController(w).SetReadDeadline(s.cfg.Now().Add(s.cfg.Pace.Idle))
+		body := &watchedBody{ReadCloser: r.Body}
+		watched := r.WithContext(r.Context()) // net/http looks at the body of its own request
+		watched.Body = body
+		next.ServeHTTP(w, watched)
+		if body.cutShort() && r.ProtoMajor == 1 {
+			s.linger(w, body)
+		}
 	})
+}
+
+// watchedBody knows how far a request's body was read.
+type watchedBody struct {
+	io.ReadCloser
+	begun, ended bool
+}
+
+func (b *watchedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.begun, b.ended = true, b.ended || err != nil
+	return n, err
+}
+
+// cutShort reports whether the client was asked for the body and is still
+// sending it, as far as this server knows. One that waits for "100 Continue" in
+// vain isn't.
+func (b *watchedBody) cutShort() bool { return b.begun && !b.ended }
+
+// lingerBytes is how much of a body is thrown away, at most, behind an answer
+// that came before its end.
+const lingerBytes = 256 << 20
+
+// linger sends the answer on its way and takes what the client still sends, for
+// a time and an amount that are bounded. Many clients write all of a document
+// before they read; if the connection were closed under them, TCP would reset it,
+// and the answer that tells them why would be lost with it.
+func (s *Server) linger(w http.ResponseWriter, body io.Reader) {
+	control := http.NewResponseController(w)
+	if control.Flush() != nil {
+		return
+	}
+	end := s.cfg.Now().Add(s.cfg.Pace.Linger)
+	for rest := int64(lingerBytes); rest > 0; {
+		now := s.cfg.Now()
+		if !now.Before(end) || control.SetReadDeadline(earlier(now.Add(s.cfg.Pace.Idle), end)) != nil {
+			return
+		}
+		n, err := io.CopyN(io.Discard, body, min(rest, pacedChunk))
+		if err != nil { // the end, or a client that has read its answer and is gone
+			return
+		}
+		rest -= n
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // pacedWriter writes a long answer to a client that may be slow, but must take
@@ -69,6 +129,7 @@ type Pace struct {
 	Grace   time.Duration // time before the rate counts; default 20 s
 	MinRate int64         // bytes a second, averaged from the start; default 4096
 	Total   time.Duration // longest upload; default 6 h, and always below the age at which orphans are swept
+	Linger  time.Duration // longest reading on behind an answer that came before the end of a body; default 20 s
 }
 
 func (p Pace) withDefaults() Pace {
@@ -83,6 +144,9 @@ func (p Pace) withDefaults() Pace {
 	}
 	if p.Total <= 0 {
 		p.Total = 6 * time.Hour
+	}
+	if p.Linger <= 0 {
+		p.Linger = 20 * time.Second
 	}
 	return p
 }
@@ -111,10 +175,7 @@ func (b *pacedBody) readMore(buf []byte) (int, error) {
 	if err := b.tooSlow(now); err != nil {
 		return 0, err
 	}
-	deadline := now.Add(b.pace.Idle)
-	if end := b.start.Add(b.pace.Total); end.Before(deadline) {
-		deadline = end
-	}
+	deadline := earlier(now.Add(b.pace.Idle), b.start.Add(b.pace.Total))
 	// A connection without deadlines (a test's recorder) is paced by the rate alone.
 	_ = b.control.SetReadDeadline(deadline)
 	n, err := b.body.Read(buf)

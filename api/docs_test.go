@@ -106,6 +106,51 @@ func TestDocsPageLoadsNothingFromOutside(t *testing.T) {
 	}
 }
 
+// Whoever has only the server's name finds the rest: a page in a browser, JSON
+// for everybody else.
+func TestHome(t *testing.T) {
+	w := newWorld(t)
+	for accept, mediaType := range map[string]string{
+		"": "application/json", "*/*": "application/json", "application/json": "application/json", "image/png": "application/json",
+		"text/html": "text/html; charset=utf-8", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8": "text/html; charset=utf-8",
+	} {
+		a := w.do("GET", "/", nil, "Accept", accept)
+		if a.status != 200 || a.header.Get("Content-Type") != mediaType || a.header.Get("Vary") != "Accept" {
+			t.Errorf("Accept %q: %d %v", accept, a.status, a.header)
+		}
+		if !bytes.Contains(a.body, []byte(w.identity.Origin)) || !bytes.Contains(a.body, []byte(w.identity.Network)) {
+			t.Errorf("Accept %q: the log isn't named:\n%s", accept, a.body)
+		}
+		for _, link := range []string{"/docs", "/openapi.json", "/v1/status", "/v1/identity", "/log/checkpoint"} {
+			if !bytes.Contains(a.body, []byte(`"`+link+`"`)) {
+				t.Errorf("Accept %q: nothing leads to %s:\n%s", accept, link, a.body)
+			}
+		}
+	}
+	page := w.do("GET", "/", nil, "Accept", "text/html")
+	if policy := page.header.Get("Content-Security-Policy"); policy != w.do("GET", "/docs", nil).header.Get("Content-Security-Policy") {
+		t.Errorf("Content-Security-Policy %q", policy)
+	}
+	if !bytes.Contains(page.body, []byte("no evidential value")) {
+		t.Error("the page doesn't say that this is a test network")
+	}
+	links := 0
+	for _, e := range elements(t, page.body) {
+		if link, ok := e.attr["href"]; ok {
+			links++
+			if a := w.do("GET", link, nil); a.status != 200 && link != "/log/checkpoint" { // there is none yet
+				t.Errorf("%s: %d", link, a.status)
+			}
+		}
+		if e.attr["src"] != "" || e.name == "script" {
+			t.Errorf("the page loads %v", e)
+		}
+	}
+	if links != 6 {
+		t.Errorf("%d links", links)
+	}
+}
+
 func TestDocsStyle(t *testing.T) {
 	a := newWorld(t).do("GET", "/docs/style.css", nil)
 	if a.status != 200 || a.header.Get("Content-Type") != "text/css; charset=utf-8" {

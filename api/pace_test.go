@@ -2,19 +2,23 @@ package api_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/api"
 	"github.com/calpe/calpe/intake"
 )
@@ -131,6 +135,106 @@ func TestBodyThatNobodyReadsDoesNotHoldTheConnection(t *testing.T) {
 				}
 				if took := time.Since(started); took > 2*time.Minute {
 					t.Errorf("the connection was held for %v", took)
+				}
+			})
+		})
+	}
+}
+
+// brokenStore takes a part of each document and then fails, as object storage
+// does whose disk is full.
+type brokenStore struct{ api.Intake }
+
+func (brokenStore) Upload(_ context.Context, u intake.Upload) (intake.Uploaded, error) {
+	if _, err := io.CopyN(io.Discard, u.Body, 1<<20); err != nil {
+		return intake.Uploaded{}, err
+	}
+	return intake.Uploaded{}, calpe.Errorf(calpe.CodeUnavailable, "Object storage takes nothing now.")
+}
+
+// A client that writes all of its document before it reads gets the answer,
+// though the upload has failed long before, and not a connection that is reset.
+func TestAnswerBeforeTheEndOfTheBodyArrives(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.config.Intake, w.config.Now, w.config.MaxDocument = brokenStore{w}, time.Now, 1<<30
+	w.config.Pace = api.Pace{Idle: 5 * time.Minute, Linger: 5 * time.Minute}
+	w.serve()
+	server := httptest.NewServer(w.server)
+	defer server.Close()
+	const size = 100 << 20
+	for name, framing := range map[string]string{"length": fmt.Sprint("Content-Length: ", size), "chunked": "Transfer-Encoding: chunked"} {
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "POST /v1/documents HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer calpe_alice\r\nContent-Type: text/plain\r\n%s\r\n\r\n", framing)
+		chunk := make([]byte, 1<<20)
+		for sent := 0; sent < size; sent += len(chunk) {
+			piece := chunk
+			if name == "chunked" {
+				piece = fmt.Appendf(nil, "%x\r\n%s\r\n", len(chunk), chunk)
+			}
+			if _, err := conn.Write(piece); err != nil {
+				t.Fatalf("%s: after %d bytes: %v", name, sent, err)
+			}
+		}
+		if name == "chunked" {
+			if _, err := io.WriteString(conn, "0\r\n\r\n"); err != nil {
+				t.Fatalf("%s: at the end: %v", name, err)
+			}
+		}
+		answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		defer answer.Body.Close()
+		var p struct{ Code calpe.Code }
+		if err := json.NewDecoder(answer.Body).Decode(&p); err != nil || answer.StatusCode != http.StatusServiceUnavailable || p.Code != calpe.CodeUnavailable || !answer.Close {
+			t.Errorf("%s: %d %s, close %v, %v", name, answer.StatusCode, p.Code, answer.Close, err)
+		}
+	}
+}
+
+// A client that has its answer and goes on sending for ever is rid of, and so is
+// one that stops.
+func TestLingeringEnds(t *testing.T) {
+	t.Parallel()
+	for name, send := range map[string]func(net.Conn) error{
+		"for ever": func(conn net.Conn) error {
+			chunk := make([]byte, 1<<20)
+			for {
+				<-time.After(time.Second) // of the bubble
+				if _, err := conn.Write(chunk); err != nil {
+					return err
+				}
+			}
+		},
+		"no more, and waits for the end of the connection": func(conn net.Conn) error {
+			_, err := io.Copy(io.Discard, conn)
+			return cmp.Or(err, io.EOF)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.config.Intake, w.config.MaxDocument = brokenStore{w}, 1<<40
+				conn := overPipes(t, w)()
+				defer conn.Close()
+				started := time.Now()
+				fmt.Fprintf(conn, "POST /v1/documents HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer calpe_alice\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n", 1<<40)
+				if _, err := conn.Write(make([]byte, 1<<20)); err != nil {
+					t.Fatal(err)
+				}
+				answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err != nil || answer.StatusCode != http.StatusServiceUnavailable {
+					t.Fatal(answer, err)
+				}
+				io.Copy(io.Discard, answer.Body)
+				if err := send(conn); err == nil || time.Since(started) > time.Minute {
+					t.Errorf("%v after %v", err, time.Since(started))
 				}
 			})
 		})

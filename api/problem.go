@@ -80,7 +80,11 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if a.retryAfter > 0 && h.Get("Retry-After") == "" { // the handler may know better
 		h.Set("Retry-After", strconv.Itoa(a.retryAfter))
 	}
+	body, _ := json.Marshal(p) // strings and numbers
+	body = append(body, '\n')
+	// A client that is still sending sees by its length that this is the whole answer.
+	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(p.Status)
 	// The status is out: a client that is gone can't be told anything more.
-	_ = json.NewEncoder(w).Encode(p)
+	_, _ = w.Write(body)
 }

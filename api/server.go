@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -41,9 +42,14 @@ type Intake interface {
 // Dependency is something that the server needs in order to work.
 type Dependency struct {
 	Name string
-	// Check returns nil while the dependency works. It must respect ctx.
+	// Check returns nil while the dependency works. It must respect ctx. While it
+	// has yet to start, the error is an [ErrStarting].
 	Check func(ctx context.Context) error
 }
+
+// ErrStarting is in the chain of the error of a [Dependency] that is at what it
+// does at each start: it isn't ready, and nothing is wrong.
+var ErrStarting = errors.New("starting")
 
 // Config is what a [Server] needs. All fields are required, unless they say
 // what stands in for them.
@@ -89,6 +95,8 @@ type Server struct {
 	follower *follower
 	bulk     chan struct{} // a place for each request with many commitments
 	docs     []byte        // the page of openapi.json
+	home     home
+	up       upLog
 	routes   *chi.Mux
 }
 
@@ -132,6 +140,10 @@ func New(cfg Config) (*Server, error) {
 	if s.docs, err = renderDocs(openAPI); err != nil {
 		return nil, err
 	}
+	if s.home, err = renderHome(cfg.Identity); err != nil {
+		return nil, err
+	}
+	s.up = upLog{since: cfg.Now(), seen: map[string]bool{}}
 	s.routes = s.route()
 	return s, nil
 }
@@ -152,6 +164,7 @@ func (s *Server) route() *chi.Mux {
 		return calpe.Errorf(calpe.CodeMethodNotAllowed, "This resource doesn't have that method.")
 	}))
 
+	mux.Get("/", s.handle(s.getHome))
 	mux.Get("/livez", s.handle(s.live))
 	mux.Get("/readyz", s.handle(s.ready))
 	mux.Get("/openapi.json", s.handle(s.getDescription))
@@ -298,10 +311,38 @@ func (s *Server) ready(w http.ResponseWriter, r *http.Request) error {
 		answer.Checks[got.name] = "ok"
 		if got.err != nil {
 			answer.Checks[got.name], answer.Status, status = "down", "down", http.StatusServiceUnavailable
-			s.log.WarnContext(r.Context(), "dependency is down", slog.String("dependency", got.name), slog.Any("error", got.err))
 		}
+		s.up.note(r.Context(), s.log, s.cfg.Now(), got.name, got.err)
 	}
 	return writeJSON(w, status, answer)
+}
+
+// startGrace is how long after the server's own start a dependency may be
+// starting before that is a warning.
+const startGrace = time.Minute
+
+// upLog writes down which dependencies don't work. Safe for concurrent use.
+type upLog struct {
+	since time.Time // the server's start
+	mu    sync.Mutex
+	seen  map[string]bool // those that have worked since
+}
+
+func (l *upLog) note(ctx context.Context, log *slog.Logger, now time.Time, name string, err error) {
+	l.mu.Lock()
+	wasUp := l.seen[name]
+	if err == nil {
+		l.seen[name] = true
+	}
+	l.mu.Unlock()
+	attrs := []slog.Attr{slog.String("dependency", name), slog.Any("error", err)}
+	switch {
+	case err == nil:
+	case errors.Is(err, ErrStarting) && !wasUp && now.Sub(l.since) < startGrace:
+		log.LogAttrs(ctx, slog.LevelInfo, "dependency is starting", attrs...)
+	default:
+		log.LogAttrs(ctx, slog.LevelWarn, "dependency is down", attrs...)
+	}
 }
 
 func (s *Server) getIdentity(w http.ResponseWriter, _ *http.Request) error {

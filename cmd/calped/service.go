@@ -324,7 +324,13 @@ func (s *service) dependencies() []api.Dependency {
 			_, _, err := s.node.BestBlock(ctx)
 			return err
 		}},
-		{Name: "intake", Check: func(context.Context) error { return s.recorder.Status().Ready() }},
+		{Name: "intake", Check: func(context.Context) error {
+			status := s.recorder.Status()
+			if status.State == intake.StateJoining {
+				return fmt.Errorf("%w: %w", api.ErrStarting, status.Ready())
+			}
+			return status.Ready()
+		}},
 	}
 }
 
