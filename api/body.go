@@ -154,7 +154,7 @@ func (p Pace) withDefaults() Pace {
 // paced is the request's body, of up to limit bytes.
 func (s *Server) paced(w http.ResponseWriter, r *http.Request, limit int64) *pacedBody {
 	return &pacedBody{
-		body:    http.MaxBytesReader(w, r.Body, limit),
+		body:    http.MaxBytesReader(unwrapped(w), r.Body, limit),
 		control: http.NewResponseController(w), now: s.cfg.Now, start: s.cfg.Now(), pace: s.cfg.Pace,
 	}
 }

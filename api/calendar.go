@@ -42,8 +42,10 @@ type CalendarConfig struct {
 	Depth uint32
 	// TrustedProxies are the reverse proxies whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
-	Now            func() time.Time // default time.Now
-	Logger         *slog.Logger     // default: nothing is logged
+	// Observe, if set, is told of each request when it has its answer. It must not block.
+	Observe func(Answered)
+	Now     func() time.Time // default time.Now
+	Logger  *slog.Logger     // default: nothing is logged
 }
 
 // The calendar's limits. What clients may cost the database is bounded by the
@@ -121,6 +123,21 @@ func (c *Calendar) Run(ctx context.Context) error { return c.stamps.run(ctx) }
 // ServeHTTP implements [http.Handler]. Paths are compared as they were sent: to
 // a client of this protocol an address has one spelling.
 func (c *Calendar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	observed(c.cfg.Observe, http.HandlerFunc(c.serve), calendarRoute).ServeHTTP(w, r)
+}
+
+// calendarRoute is the kind of address that a request is for.
+func calendarRoute(r *http.Request) string {
+	switch path := r.URL.EscapedPath(); {
+	case path == "/" || path == "/tip" || path == "/digest":
+		return path
+	case strings.HasPrefix(path, "/timestamp/"):
+		return "/timestamp/{entry}"
+	}
+	return ""
+}
+
+func (c *Calendar) serve(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Access-Control-Allow-Origin", "*") // web pages are clients, too

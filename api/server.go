@@ -82,8 +82,10 @@ type Config struct {
 	FindTotal     int
 	// TrustedProxies are the reverse proxies whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
-	Now            func() time.Time
-	Logger         *slog.Logger
+	// Observe, if set, is told of each request when it has its answer. It must not block.
+	Observe func(Answered)
+	Now     func() time.Time
+	Logger  *slog.Logger
 }
 
 // Server answers HTTP requests. It is safe for concurrent use.
@@ -155,7 +157,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.routes.Se
 // them. Whatever has a GET has a HEAD.
 func (s *Server) route() *chi.Mux {
 	mux := chi.NewRouter()
-	mux.Use(s.recoverPanic, s.secureHeaders, s.boundBodies, middleware.GetHead)
+	mux.Use(s.observe, s.recoverPanic, s.secureHeaders, s.boundBodies, middleware.GetHead)
 	mux.NotFound(s.handle(func(http.ResponseWriter, *http.Request) error {
 		return calpe.Errorf(calpe.CodeNotFound, "There is nothing at this address.")
 	}))

@@ -63,6 +63,9 @@ type SealerConfig struct {
 	Writers int
 	// StepTimeout bounds one step. Default 2 min.
 	StepTimeout time.Duration
+	// Sealed, if set, is told of each checkpoint that was made: how many entries it
+	// added, and how long that took. It must not block.
+	Sealed func(entries uint64, took time.Duration)
 	// Wake may tell that there are new entries; nil is fine, a ticker looks too.
 	Wake   <-chan struct{}
 	Now    func() time.Time // default time.Now
@@ -220,6 +223,7 @@ func (s *Sealer) Seal(ctx context.Context, epoch uint64) (calpe.Checkpoint, erro
 	if size == head.Size {
 		return head, s.keepHead(ctx)
 	}
+	start := time.Now()
 	b, err := s.load(ctx, head, size)
 	if err != nil {
 		return calpe.Checkpoint{}, err
@@ -230,7 +234,11 @@ func (s *Sealer) Seal(ctx context.Context, epoch uint64) (calpe.Checkpoint, erro
 	// Crash here: tiles without a checkpoint. Nobody has been told of them; the
 	// next step writes the same bytes to the same names.
 	commitpoint.Reached(commitpoint.TilesStored)
-	return s.publish(ctx, epoch, b.tree.Size(), b.tree.Root())
+	cp, err := s.publish(ctx, epoch, b.tree.Size(), b.tree.Root())
+	if err == nil && s.cfg.Sealed != nil {
+		s.cfg.Sealed(cp.Size-head.Size, time.Since(start))
+	}
+	return cp, err
 }
 
 // grown is the log with the entries of one step appended.

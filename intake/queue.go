@@ -91,6 +91,13 @@ func (q *queue) take(most int) (group []*waiter, done bool) {
 	return group, q.closed && len(q.waiting) == 0
 }
 
+// length is how many wait.
+func (q *queue) length() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.waiting)
+}
+
 // close refuses further waiters. Those inside can still be taken.
 func (q *queue) close() {
 	q.mu.Lock()

@@ -186,6 +186,7 @@ type Status struct {
 	Limit  uint64 // the fence
 	Next   uint64 // no index below is free, as far as this process knows
 	Epoch  uint64 // how many recoveries the log has had
+	Queued int    // submissions that wait to be recorded
 }
 
 // Ready is nil if submissions are recorded, else why not.
@@ -198,10 +199,11 @@ func (s Status) Ready() error {
 
 // Status of this moment.
 func (r *Recorder) Status() Status {
+	queued := r.queue.length()
 	g := r.gate
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return Status{State: g.state, Reason: g.reason, Limit: g.fence.Limit, Next: g.seen, Epoch: g.fence.Epoch}
+	return Status{State: g.state, Reason: g.reason, Limit: g.fence.Limit, Next: g.seen, Epoch: g.fence.Epoch, Queued: queued}
 }
 
 // ErrMaybeRecorded is in the chain of an error after which the submission may be

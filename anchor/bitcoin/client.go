@@ -64,7 +64,10 @@ type Config struct {
 	// MaxResponse is the largest answer in bytes. Default 9 MiB: a block of 4 MB
 	// in hexadecimal.
 	MaxResponse int64
-	Logger      *slog.Logger
+	// Observe, if set, is told of each call when it is over: its method, how long it
+	// took, and its error. It must not block.
+	Observe func(method string, took time.Duration, err error)
+	Logger  *slog.Logger
 }
 
 // Client calls one node. It is safe for concurrent use.
@@ -139,6 +142,15 @@ const smallAnswer = 1 << 20
 // call makes one call and decodes its result into result. The limit is that of
 // the whole answer in bytes.
 func (c *Client) call(ctx context.Context, limit int64, result any, method string, params ...any) error {
+	start := time.Now()
+	err := c.exchange(ctx, limit, result, method, params...)
+	if c.cfg.Observe != nil {
+		c.cfg.Observe(method, time.Since(start), err)
+	}
+	return err
+}
+
+func (c *Client) exchange(ctx context.Context, limit int64, result any, method string, params ...any) error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
 	if params == nil {

@@ -59,6 +59,9 @@ type Config struct {
 	// LeaderTimeout is how long a leader waits for the answer before it gives up.
 	// What keeps a former leader from writing is the epoch, not this. Defaults to 5 s.
 	LeaderTimeout time.Duration
+	// Observe, if set, is told of each statement, batch and connection attempt when
+	// it is over. It must not block.
+	Observe func(operation Operation, outcome Outcome, took time.Duration)
 	// Logger; nil is silence. Never sees a URL, key or token.
 	Logger *slog.Logger
 	// Now is the clock. Defaults to time.Now.
@@ -132,6 +135,9 @@ const writeConns = 4
 func configureConnection(cc *pgx.ConnConfig, cfg Config) {
 	cc.ConnectTimeout = cfg.ConnectTimeout
 	cc.OnNotice = noteWarning
+	if cfg.Observe != nil {
+		cc.Tracer = &tracer{observe: cfg.Observe}
+	}
 	dialer := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}}
 	cc.DialFunc = dialer.DialContext
 	p := cc.RuntimeParams

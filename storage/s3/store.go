@@ -42,6 +42,10 @@ type Config struct {
 	Attempts        int           // how often a request is sent at most, 4 by default
 	RetryDelay      time.Duration // pause before the second attempt, doubled for each further; 100 ms by default
 
+	// Observe, if set, is told of each request when the headers of its answer are
+	// there, or none came. It must not block.
+	Observe func(method string, outcome Outcome, took time.Duration)
+
 	Logger *slog.Logger     // discards by default
 	Now    func() time.Time // time.Now by default
 }

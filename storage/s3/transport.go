@@ -25,10 +25,48 @@ type transport struct {
 	base   http.RoundTripper
 	answer time.Duration // until the headers of the answer to a read
 	idle   time.Duration
+
+	observe func(method string, outcome Outcome, took time.Duration) // nil: nobody looks
+}
+
+// Outcome says how a request to object storage ended.
+type Outcome string
+
+// The outcomes. The first three are ordinary: a missing object is asked for, and a
+// create-only write finds its object there.
+const (
+	OutcomeOK           Outcome = "ok"
+	OutcomeNotFound     Outcome = "not-found"
+	OutcomePrecondition Outcome = "precondition" // 409, 412, 304: the condition of a write or read doesn't hold
+	OutcomeRefused      Outcome = "refused"      // another 4xx
+	OutcomeServerError  Outcome = "server-error" // 5xx
+	OutcomeNoAnswer     Outcome = "no-answer"    // in time, or at all
+	OutcomeCancelled    Outcome = "cancelled"    // by whoever asked
+)
+
+// Outcomes lists all of them.
+func Outcomes() []Outcome {
+	return []Outcome{
+		OutcomeOK, OutcomeNotFound, OutcomePrecondition, OutcomeRefused, OutcomeServerError, OutcomeNoAnswer, OutcomeCancelled,
+	}
+}
+
+func outcomeOf(status int) Outcome {
+	switch {
+	case status == http.StatusNotFound:
+		return OutcomeNotFound
+	case status == http.StatusConflict || status == http.StatusPreconditionFailed || status == http.StatusNotModified:
+		return OutcomePrecondition
+	case status >= 500:
+		return OutcomeServerError
+	case status >= 400:
+		return OutcomeRefused
+	}
+	return OutcomeOK
 }
 
 func newTransport(cfg Config) http.RoundTripper {
-	return &transport{answer: cfg.RequestTimeout, idle: cfg.IdleTimeout, base: &http.Transport{
+	return &transport{answer: cfg.RequestTimeout, idle: cfg.IdleTimeout, observe: cfg.Observe, base: &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   10 * time.Second,
@@ -45,6 +83,23 @@ func newTransport(cfg Config) http.RoundTripper {
 
 // RoundTrip implements [http.RoundTripper].
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if t.observe == nil {
+		return t.exchange(req)
+	}
+	start := time.Now()
+	resp, err := t.exchange(req)
+	outcome := OutcomeNoAnswer
+	switch {
+	case err == nil:
+		outcome = outcomeOf(resp.StatusCode)
+	case req.Context().Err() != nil:
+		outcome = OutcomeCancelled
+	}
+	t.observe(req.Method, outcome, time.Since(start))
+	return resp, err
+}
+
+func (t *transport) exchange(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
 	if req.Method == http.MethodGet || req.Method == http.MethodHead {
 		timer := time.AfterFunc(t.answer, func() { cancel(errNoAnswer) })
