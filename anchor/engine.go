@@ -193,6 +193,9 @@ type Config struct {
 	// which that holds. Nothing may be recorded from then on until the database has
 	// been compared with what is published and anchored. It must not block.
 	StopIntake func(reason error)
+	// Reorganised, if set, is told how many blocks each reorganisation took from the
+	// journal, when that is stored. It must not block.
+	Reorganised func(depth uint32)
 }
 
 // Engine anchors one log. Run and Step must not be called concurrently; Status
@@ -206,8 +209,12 @@ type Engine struct {
 	// attempt before the next block, and limit why. Only Step uses them.
 	offeredAt calpe.BlockHash
 	limit     Limit
-	// funds is what was last said of the funds in the log. Only Step uses it.
-	funds wallet.FundsState
+	// funds is what was last said of the funds in the log, failing the causes that
+	// were last said to make steps fail, and stuck whether an anchor was said to be.
+	// Only Step uses them.
+	funds   wallet.FundsState
+	failing string
+	stuck   bool
 
 	mu     sync.Mutex
 	status Status
@@ -266,7 +273,7 @@ func New(cfg Config) (*Engine, error) {
 // Run makes a step at once, whenever it is woken, and every few seconds, until
 // the context ends or the engine may not go on: then the error is
 // [calpe.ErrLostLeadership] or [ledger.ErrConflict], and a new Run starts from
-// the database. Every other failure is logged and left to the next step.
+// the database. Every other failure is left to the next step.
 // When the context ends, the error is nil.
 func (e *Engine) Run(ctx context.Context, epoch uint64) error {
 	ticker := time.NewTicker(e.cfg.Poll)
@@ -278,9 +285,6 @@ func (e *Engine) Run(ctx context.Context, epoch uint64) error {
 		}
 		if isFatal(err) {
 			return err
-		}
-		if err != nil {
-			e.cfg.Logger.LogAttrs(ctx, severity(err), "anchor step failed", slog.Any("err", err))
 		}
 		select {
 		case <-ctx.Done():
@@ -302,20 +306,6 @@ func isFatal(err error) bool {
 	return errors.Is(err, calpe.ErrLostLeadership) || errors.Is(err, ledger.ErrConflict)
 }
 
-// severity of a failed step: what an operator must look at is an error, what
-// heals by itself is a warning.
-func severity(err error) slog.Level {
-	for _, grave := range []error{
-		ErrForeignSpend, ErrAheadOfLog, ErrRefused, ErrUnknownChain, ErrNodesDisagree, wallet.ErrOutOfFunds, wallet.ErrCap,
-		wallet.ErrPolicy, bitcoin.ErrWrongNetwork, bitcoin.ErrUnauthorized,
-	} {
-		if errors.Is(err, grave) {
-			return slog.LevelError
-		}
-	}
-	return slog.LevelWarn
-}
-
 // Status is how the engine stood after its last step.
 func (e *Engine) Status() Status {
 	e.mu.Lock()
@@ -324,9 +314,11 @@ func (e *Engine) Status() Status {
 }
 
 // Step is one round: follow the chain, then act. It may be stopped anywhere,
-// by its context or by a crash, and the next one goes on from what is stored.
+// by its context or by a crash, and the next one goes on from what is stored. The
+// log tells when steps begin to fail, for what causes, and when they succeed again.
 func (e *Engine) Step(ctx context.Context, epoch uint64) error {
 	snap, err := e.step(ctx, epoch)
+	e.tell(ctx, snap, err)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.status.Time, e.status.Err, e.status.Limit = e.cfg.Now(), err, e.limit

@@ -56,13 +56,21 @@ func (e *Engine) follow(ctx context.Context, epoch uint64, snap ledger.Snapshot)
 }
 
 func (e *Engine) rewind(ctx context.Context, epoch uint64, tip, fork ledger.Block) (ledger.Snapshot, error) {
-	e.cfg.Logger.WarnContext(ctx, "bitcoin chain was reorganised", slog.Uint64("depth", uint64(tip.Height-fork.Height)),
-		slog.Any("fork", fork.Hash), slog.Any("tip", tip.Hash))
+	depth := tip.Height - fork.Height
+	attrs := []any{slog.Uint64("depth", uint64(depth)), slog.Any("fork", fork.Hash), slog.Any("tip", tip.Hash)}
+	if depth < e.cfg.Depth {
+		e.cfg.Logger.WarnContext(ctx, "bitcoin chain was reorganised", attrs...)
+	} else {
+		e.cfg.Logger.ErrorContext(ctx, "bitcoin chain was reorganised deeper than what counts as final", attrs...)
+	}
 	if err := e.cfg.Store.Rewind(ctx, epoch, tip, fork); err != nil {
 		return ledger.Snapshot{}, fmt.Errorf("rewind to block %d: %w", fork.Height, err)
 	}
 	// Crash here: the journal ends at the fork, and the next step connects the
 	// new branch from there.
+	if e.cfg.Reorganised != nil {
+		e.cfg.Reorganised(depth)
+	}
 	e.sentAt = calpe.BlockHash{} // nodes don't announce again what a reorganisation gave back
 	snap, err := e.cfg.Store.Snapshot(ctx)
 	if err != nil {
