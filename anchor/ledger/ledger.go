@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -123,6 +124,12 @@ type Block struct {
 func (b Block) Prev() (h calpe.BlockHash) {
 	copy(h[:], b.Header[4:36])
 	return h
+}
+
+// Time is when the block was made, as its header claims: up to two hours ahead of
+// the clock, and not always after the block before.
+func (b Block) Time() time.Time {
+	return time.Unix(int64(binary.LittleEndian.Uint32(b.Header[68:72])), 0).UTC()
 }
 
 // Event is one thing that a connected block does to our coins. Exactly one
