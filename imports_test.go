@@ -41,7 +41,10 @@ var mayImport = map[string][]string{
 	"intake": {"", "merkle", "receipt", "receipt/...", "internal/commitpoint", "storage/keyring"},
 	"audit":  {"", "merkle", "receipt", "receipt/headers"},
 	"batch":  {"", "merkle", "receipt", "receipt/...", "internal/commitpoint"},
-	"api":    {"", "intake", "batch", "anchor", "anchor/ledger", "merkle", "receipt", "receipt/..."},
+	"metrics": {
+		"", "intake", "anchor", "anchor/...", "api", "storage/postgres", "storage/s3",
+	},
+	"api": {"", "intake", "batch", "anchor", "anchor/ledger", "merkle", "receipt", "receipt/..."},
 
 	// The citizen's tool: what it may not reach, directly or not, is below.
 	"cmd/calpe":  {"", "merkle", "receipt", "receipt/...", "anchor/bitcoin", "audit", "internal/buildinfo"},

@@ -594,6 +594,13 @@ func (s *Anchors) Attempt(ctx context.Context, txid calpe.BlockHash) (ledger.Att
 	return attempts[0], true, nil
 }
 
+// Paid is how many anchors are final, and what they cost in satoshis. Fees that
+// aren't known (of imported ones) count as 0.
+func (s *Anchors) Paid(ctx context.Context) (anchors, fees int64, err error) {
+	err = s.db.on(ctx).QueryRow(ctx, `SELECT count(*), coalesce(sum(fee), 0)::bigint FROM attempt WHERE state = 'final'`).Scan(&anchors, &fees)
+	return anchors, fees, translate("read the fees of all anchors", err)
+}
+
 // Spent is what coins other than the live one cost, or may still cost, of which
 // an attempt was created or last sent within those times, in satoshis. A replaced
 // attempt counts until another is final: a reorganisation can put it in its place.

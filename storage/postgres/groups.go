@@ -284,6 +284,15 @@ func (db *DB) GroupOf(ctx context.Context, index uint64) (calpe.GroupRecord, err
 	return g, db.barrier(ctx, "read group of entry")
 }
 
+// EntryTime is when an entry was recorded, to the second, as its acknowledgement
+// says; calpe.ErrNotFound.
+func (db *DB) EntryTime(ctx context.Context, index uint64) (time.Time, error) {
+	const sql = `SELECT time FROM (SELECT * FROM entry_group WHERE first <= $1 ORDER BY first DESC LIMIT 1) g WHERE $1 < first + count`
+	var at time.Time
+	err := db.on(ctx).QueryRow(ctx, sql, clampIndex(index)).Scan(&at)
+	return at.UTC(), translate("read time of entry", err)
+}
+
 // Entry reads one entry; calpe.ErrNotFound if there is none with that index.
 func (db *DB) Entry(ctx context.Context, index uint64) (calpe.Entry, error) {
 	const sql = `SELECT substring(commitments FROM (32 * ($1 - first) + 1)::int FOR 32)
