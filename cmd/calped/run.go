@@ -13,6 +13,7 @@ import (
 
 	"github.com/calpe/calpe/anchor/bitcoin"
 	"github.com/calpe/calpe/internal/buildinfo"
+	"github.com/calpe/calpe/metrics"
 	"github.com/calpe/calpe/storage/postgres"
 	"github.com/calpe/calpe/storage/s3"
 )
@@ -48,6 +49,8 @@ type app struct {
 	stdout io.Writer
 	log    *slog.Logger
 	now    func() time.Time
+
+	metrics *metrics.Metrics // of a server; nil in every other command
 }
 
 // run parses args, runs the command, and returns the process's exit code. It
@@ -91,10 +94,14 @@ func (a *app) openDatabase(ctx context.Context) (*postgres.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db, err := postgres.Open(ctx, postgres.Config{
+	config := postgres.Config{
 		URL: url, MaxConns: a.Database.MaxConns, StatementTimeout: a.Database.StatementTimeout,
 		Logger: a.log, Now: a.now,
-	})
+	}
+	if a.metrics != nil {
+		config.Observe = a.metrics.Postgres
+	}
+	db, err := postgres.Open(ctx, config)
 	if err != nil {
 		return nil, err
 	}
@@ -113,17 +120,21 @@ func (a *app) openObjects() (*s3.Store, error) {
 	if a.S3.Endpoint == "" {
 		return nil, errors.New("no object storage: set CALPE_S3_ENDPOINT")
 	}
-	return s3.New(s3.Config{
+	config := s3.Config{
 		Endpoint: a.S3.Endpoint, Region: a.S3.Region, AccessKey: a.S3.AccessKey, SecretKey: secretKey,
 		DocumentsBucket: a.S3.DocumentsBucket, LogBucket: a.S3.LogBucket, Logger: a.log, Now: a.now,
-	})
+	}
+	if a.metrics != nil {
+		config.Observe = a.metrics.S3
+	}
+	return s3.New(config)
 }
 
 func (a *app) openNode() (*bitcoin.Client, error) {
 	if a.Bitcoin.URL == "" {
 		return nil, errors.New("no Bitcoin node: set CALPE_BITCOIN_URL")
 	}
-	return a.openBitcoin("bitcoin-password", a.Bitcoin)
+	return a.openBitcoin("bitcoin-password", a.Bitcoin, metrics.FirstNode)
 }
 
 // openSecondNode gives nil if there is none.
@@ -134,21 +145,25 @@ func (a *app) openSecondNode() (*bitcoin.Client, error) {
 	case a.Bitcoin.URL:
 		return nil, errors.New("CALPE_BITCOIN2_URL is the same node as CALPE_BITCOIN_URL: it can't contradict itself")
 	}
-	node, err := a.openBitcoin("bitcoin2-password", a.Bitcoin2)
+	node, err := a.openBitcoin("bitcoin2-password", a.Bitcoin2, metrics.SecondNode)
 	if err != nil {
 		return nil, fmt.Errorf("second Bitcoin node: %w", err)
 	}
 	return node, nil
 }
 
-func (a *app) openBitcoin(credential string, b Bitcoin) (*bitcoin.Client, error) {
+func (a *app) openBitcoin(credential string, b Bitcoin, which metrics.Node) (*bitcoin.Client, error) {
 	password, err := secret(credential, b.Password, b.PasswordFile)
 	if err != nil {
 		return nil, err
 	}
-	return bitcoin.New(bitcoin.Config{
+	config := bitcoin.Config{
 		URL: b.URL, User: b.User, Password: password, CookieFile: b.CookieFile, CAFile: b.CAFile, Timeout: b.Timeout, Logger: a.log,
-	})
+	}
+	if a.metrics != nil {
+		config.Observe = a.metrics.BitcoinCall(which)
+	}
+	return bitcoin.New(config)
 }
 
 // readFull reads until buf is full or the file ends.

@@ -115,6 +115,7 @@ func (c Calendar) check() error {
 type serveCommand struct {
 	Listen         string         `help:"Address to listen on. TLS is the reverse proxy's." env:"CALPE_LISTEN" default:"127.0.0.1:8420"`
 	TrustedProxies []netip.Prefix `help:"Networks of the reverse proxies, whose X-Forwarded-For says who asks; limits by address count on it." env:"CALPE_TRUSTED_PROXIES" default:"127.0.0.0/8,::1/128"`
+	MetricsListen  string         `help:"Address on which to serve Prometheus metrics, at /metrics. Not for the public: it tells of money and load. Empty: they aren't served." env:"CALPE_METRICS_LISTEN" placeholder:"HOST:PORT"`
 	ShutdownGrace  time.Duration  `help:"How long running requests may take to finish at shutdown." env:"CALPE_SHUTDOWN_GRACE" default:"30s"`
 	Anchoring      `embed:"" prefix:"anchor-" envprefix:"CALPE_ANCHOR_" group:"Anchoring"`
 	Sealing        `embed:"" prefix:"seal-" envprefix:"CALPE_SEAL_" group:"Sealing"`
@@ -130,7 +131,7 @@ type serveCommand struct {
 //  1. event streams end; the listeners of API and calendar close; requests that
 //     run may finish, for the grace time;
 //  2. intake takes no more, commits what it has, and answers its callers;
-//  3. the loops (stamping, sealing, anchoring, retention, sweep) are cancelled;
+//  3. the loops (stamping, sealing, anchoring, monitoring, retention, sweep) are cancelled;
 //     each stops between two steps, and every step can be stopped anywhere (I8);
 //  4. when all have returned, connections are closed.
 func (c *serveCommand) Run(ctx context.Context, a *app) error {
@@ -165,15 +166,32 @@ func (c *serveCommand) listen(ctx context.Context, s *service) ([]endpoint, erro
 	s.log.InfoContext(ctx, "serving", slog.String("address", own.Addr().String()), slog.String("origin", s.identity.Origin),
 		slog.String("network", string(s.identity.Network)), slog.String("identity", s.identity.Hash().String()))
 	endpoints := []endpoint{{own, s.apiServer()}}
-	if s.calendar == nil {
-		return endpoints, nil
+	if s.calendar != nil {
+		anybody, err := config.Listen(ctx, "tcp", c.Calendar.Listen)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("calendar: %w", err), closeAll(endpoints))
+		}
+		s.log.InfoContext(ctx, "serving the calendar", slog.String("address", anybody.Addr().String()), slog.String("uri", c.URI))
+		endpoints = append(endpoints, endpoint{anybody, s.calendarServer()})
 	}
-	anybody, err := config.Listen(ctx, "tcp", c.Calendar.Listen)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("calendar: %w", err), own.Close())
+	if c.MetricsListen != "" {
+		operator, err := config.Listen(ctx, "tcp", c.MetricsListen)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("metrics: %w", err), closeAll(endpoints))
+		}
+		s.log.InfoContext(ctx, "serving metrics", slog.String("address", operator.Addr().String()))
+		endpoints = append(endpoints, endpoint{operator, s.metricsServer()})
 	}
-	s.log.InfoContext(ctx, "serving the calendar", slog.String("address", anybody.Addr().String()), slog.String("uri", c.URI))
-	return append(endpoints, endpoint{anybody, s.calendarServer()}), nil
+	return endpoints, nil
+}
+
+// closeAll closes listeners that nobody serves on yet.
+func closeAll(endpoints []endpoint) error {
+	var errs []error
+	for _, e := range endpoints {
+		errs = append(errs, e.listener.Close())
+	}
+	return errors.Join(errs...)
 }
 
 func (s *service) apiServer() *http.Server {
@@ -195,6 +213,19 @@ func (s *service) calendarServer() *http.Server {
 		WriteTimeout:      30 * time.Second, // from the header's end on: it waits for the log in this time
 		IdleTimeout:       30 * time.Second,
 		MaxHeaderBytes:    4 << 10,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	}
+}
+
+// metricsServer answers few requests, of one or two Prometheus servers.
+func (s *service) metricsServer() *http.Server {
+	return &http.Server{
+		Handler:           s.app.metrics.Handler(s.log),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       5 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    8 << 10,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
 }
@@ -231,6 +262,7 @@ func (s *service) run(ctx context.Context, endpoints []endpoint, grace time.Dura
 	}
 	g.Go(func() error { return s.lead(failed, "batch", s.sealer.Run) })
 	g.Go(func() error { return s.lead(failed, "anchor", s.anchor) })
+	g.Go(func() error { return s.monitor.Run(failed) })
 	g.Go(func() error { return ignoreCancel(s.retainer.Run(failed)) })
 	g.Go(func() error { return ignoreCancel(s.sweeper.Run(failed)) })
 	for _, e := range endpoints {
@@ -297,8 +329,12 @@ const leadAgain = time.Second
 // again when it is lost. Evidence that the log has forked stops intake and the
 // loop for good, but not the reading of what is there.
 func (s *service) lead(ctx context.Context, role string, run func(ctx context.Context, epoch uint64) error) error {
+	counted := func(ctx context.Context, epoch uint64) error {
+		defer s.app.metrics.Lead(role)()
+		return run(ctx, epoch)
+	}
 	for {
-		err := s.db.Lead(ctx, role, run)
+		err := s.db.Lead(ctx, role, counted)
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // the shutdown is why it ended
 		}

@@ -17,6 +17,8 @@ import (
 	"github.com/calpe/calpe/api"
 	"github.com/calpe/calpe/batch"
 	"github.com/calpe/calpe/intake"
+	"github.com/calpe/calpe/internal/buildinfo"
+	"github.com/calpe/calpe/metrics"
 	"github.com/calpe/calpe/receipt"
 	"github.com/calpe/calpe/storage/postgres"
 	"github.com/calpe/calpe/storage/s3"
@@ -34,6 +36,7 @@ type service struct {
 	recorder *intake.Recorder
 	sealer   *batch.Sealer
 	engine   *anchor.Engine
+	monitor  *anchor.Monitor
 	anchors  *batch.AnchorPublisher
 	retainer *intake.Retainer
 	sweeper  *intake.Sweeper
@@ -52,6 +55,7 @@ func (c *serveCommand) open(ctx context.Context, a *app) (_ *service, err error)
 			s.close()
 		}
 	}()
+	a.metrics = metrics.New(buildinfo.Version("calped"))
 	keys, err := a.loadSigningKeys()
 	if err != nil {
 		return nil, err
@@ -81,10 +85,15 @@ func (c *serveCommand) open(ctx context.Context, a *app) (_ *service, err error)
 	if err := s.openSealer(c, keys, published); err != nil {
 		return nil, err
 	}
-	if s.recorder, err = intake.NewRecorder(a.recorderConfig(s.db, s.objects, published, s.identity, keys, c.Promise)); err != nil {
+	recording := a.recorderConfig(s.db, s.objects, published, s.identity, keys, c.Promise)
+	recording.Groups = a.metrics.Groups(s.db)
+	if s.recorder, err = intake.NewRecorder(recording); err != nil {
 		return nil, err
 	}
 	if err := s.openEngine(ctx, c, published); err != nil {
+		return nil, err
+	}
+	if err := s.openMonitor(c); err != nil {
 		return nil, err
 	}
 	return s, s.openIntake(c, published)
@@ -150,7 +159,7 @@ func (s *service) openSealer(c *serveCommand, keys signingKeys, published *batch
 		Sign: func(size uint64, root calpe.Hash) ([]byte, error) {
 			return receipt.SignCheckpoint(keys.checkpoint, s.identity.Origin, size, root)
 		},
-		Interval: c.Sealing.Interval, MaxEntries: c.MaxEntries, Now: s.app.now, Logger: s.log,
+		Interval: c.Sealing.Interval, MaxEntries: c.MaxEntries, Sealed: s.app.metrics.Sealed, Now: s.app.now, Logger: s.log,
 	})
 	return err
 }
@@ -174,16 +183,39 @@ func (s *service) openEngine(ctx context.Context, c *serveCommand, published *ba
 	}); err != nil {
 		return err
 	}
-	var second anchor.Witness
-	if s.second != nil {
-		second = s.second
-	}
 	s.engine, err = anchor.New(anchor.Config{
-		Second: second, Network: s.identity.Network, Store: s.db.Anchors(), Node: s.node, Signer: signer, Log: s.db,
+		Second: s.witness(), Network: s.identity.Network, Store: s.db.Anchors(), Node: s.node, Signer: s.app.metrics.Signer(signer), Log: s.db,
 		Caps: caps, Fallback: fallback, Target: c.Target, Patience: c.Patience, Raise: raise, MinDeposit: c.MinDeposit, LowFunds: c.LowFunds,
 		Interval: c.Anchoring.Interval, Depth: c.Depth, Poll: c.Poll, Now: s.app.now, Logger: s.log, StopIntake: s.recorder.Recheck,
+		Reorganised: s.app.metrics.Reorganised,
 	})
 	return err
+}
+
+// witness is the second node; nil if there is none.
+func (s *service) witness() anchor.Witness {
+	if s.second == nil {
+		return nil
+	}
+	return s.second
+}
+
+// pollsPerLook: the monitor asks less often than the engine.
+const pollsPerLook = 6
+
+// openMonitor makes what looks at the nodes, and what is shown of all parts.
+func (s *service) openMonitor(c *serveCommand) (err error) {
+	s.monitor, err = anchor.NewMonitor(anchor.MonitorConfig{
+		Node: s.node, Second: s.witness(), Target: c.Target, Depth: c.Depth, Interval: pollsPerLook * c.Poll,
+		Now: s.app.now, Logger: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	return s.app.metrics.Watch(metrics.Sources{
+		State: s.state, Engine: s.engine.Status, Nodes: s.monitor.Status, Intake: s.recorder.Status,
+		Now: s.app.now, Logger: s.log,
+	})
 }
 
 func (s *service) openIntake(c *serveCommand, published *batch.Log) error {
@@ -232,7 +264,7 @@ func (s *service) openIntake(c *serveCommand, published *batch.Log) error {
 		return err
 	}
 	s.api, err = api.New(api.Config{
-		Intake: uploads, Catalog: catalog, Tokens: s.db, Entries: s.db, Anchors: s.db.Anchors(), Proofs: published,
+		Intake: s.app.metrics.Intake(uploads), Observe: s.app.metrics.HTTP(metrics.APIListener), Catalog: catalog, Tokens: s.db, Entries: s.db, Anchors: s.db.Anchors(), Proofs: published,
 		Acknowledgements: s.recorder, Agencies: s.db, Watermarks: s, Treasury: s, Objects: s.objects, Identity: s.identity,
 		CalendarURI: c.URI, Ready: s.dependencies(), MaxDocument: c.MaxSize,
 		Finder: finder, FindPerMinute: c.Finding.PerMinute, FindTotal: c.Finding.Total, TrustedProxies: c.TrustedProxies,
@@ -248,7 +280,8 @@ func (s *service) openCalendar(c *serveCommand, uploads *intake.Service, publish
 		return err
 	}
 	s.calendar, err = api.NewCalendar(api.CalendarConfig{
-		Intake: uploads, Entries: s.db, Anchors: s.db.Anchors(), Proofs: published, Watermarks: s, Identity: s.identity,
+		Intake: s.app.metrics.Stamps(uploads), Observe: s.app.metrics.HTTP(metrics.CalendarListener),
+		Entries: s.db, Anchors: s.db.Anchors(), Proofs: published, Watermarks: s, Identity: s.identity,
 		URI: c.URI, PerMinute: c.Calendar.PerMinute, Total: c.Calendar.Total, Depth: c.Depth,
 		TrustedProxies: c.TrustedProxies, Now: s.app.now, Logger: s.log,
 	})
