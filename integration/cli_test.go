@@ -219,7 +219,7 @@ func (c *citizen) refute() {
 	c.write("forged.json", forged)
 	c.reports(1, [3]receipt.Status{refuted, refuted, notAsked}, receipt.ReasonNotInTree, "note.txt", "forged.json")
 	c.write("broken.json", forged[:len(forged)/2])
-	c.exits(1, "verify", "--headers", "headers.bin", "note.txt", "broken.json")
+	c.exits(2, "verify", "--headers", "headers.bin", "note.txt", "broken.json")
 
 	headers := c.read("headers.bin")
 	headers[80*50+40] ^= 1

@@ -171,9 +171,13 @@ func TestAuditFailures(t *testing.T) {
 			return true
 		}, exitUsage, "doesn't give tile/0/001, which its checkpoint covers"},
 		"no checkpoint yet": {func(w http.ResponseWriter, _ *http.Request) bool {
-			w.WriteHeader(http.StatusNotFound)
+			refuse(w, http.StatusNotFound, calpe.CodeNotYet, "The log has no checkpoint yet.")
 			return true
 		}, exitNotYet, "no checkpoint yet"},
+		"no log": {func(w http.ResponseWriter, _ *http.Request) bool {
+			w.WriteHeader(http.StatusNotFound)
+			return true
+		}, exitUsage, "no log answers at http://127.0.0.1:"},
 		"endless": {func(w http.ResponseWriter, r *http.Request) bool {
 			if !strings.HasPrefix(r.URL.Path, "/log/tile") {
 				return false
@@ -227,6 +231,7 @@ func TestAuditUsage(t *testing.T) {
 		{[]string{"--log", h.path("missing")}, "neither an address nor a folder"},
 		{[]string{"--log", "https://user:geheim@log.example/"}, "--log: "},
 		{[]string{"--log", h.write("file", nil)}, "not a directory"},
+		{[]string{"--log", h.t.TempDir()}, "no log answers at "},
 		{[]string{"--log", h.path("log"), "--dir", h.path("file")}, "mirror"},
 		{[]string{"--log", h.path("log"), "--dir", h.path("file/below")}, "mirror"},
 	} {

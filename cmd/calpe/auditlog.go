@@ -15,6 +15,15 @@ import (
 	"github.com/calpe/calpe"
 )
 
+// checkpointFile is what every log has from its first minute on.
+const checkpointFile = "checkpoint"
+
+// noLog is the error for an address, or a folder, without a checkpoint. Only the
+// service itself can say that there is a log which has none yet.
+func noLog(place string, err error) error {
+	return fmt.Errorf("no log answers at %s: it has no file %q (a log that is just being made has one after its first entries): %w", shown(place), checkpointFile, err)
+}
+
 // httpLog is a public log behind an address.
 type httpLog struct {
 	s      *service
@@ -39,7 +48,11 @@ func (l httpLog) Read(ctx context.Context, path string, limit int64, fresh bool)
 		header.Set("Cache-Control", "no-cache")
 	}
 	data, err := l.s.do(ctx, call{what: "read " + path, method: http.MethodGet, path: l.prefix + path, header: header, limit: limit})
-	if p, ok := errors.AsType[*problem](err); ok && (p.Status == http.StatusNotFound || p.Status == http.StatusForbidden && path != "checkpoint") {
+	p, ok := errors.AsType[*problem](err)
+	if ok && path == checkpointFile && p.Status == http.StatusNotFound && p.Code != calpe.CodeNotYet {
+		return nil, noLog(l.s.base.JoinPath(l.prefix).Redacted(), err)
+	}
+	if ok && (p.Status == http.StatusNotFound || p.Status == http.StatusForbidden && path != checkpointFile) {
 		// A bucket that may not be listed calls forbidden what it hasn't got.
 		return nil, fmt.Errorf("%w: %w", calpe.ErrNotFound, err)
 	}
@@ -62,7 +75,11 @@ func openFolderLog(path string) (folderLog, error) {
 
 // Read implements audit.Log.
 func (l folderLog) Read(_ context.Context, path string, limit int64, _ bool) ([]byte, error) {
-	return readObject(l.root, path, limit)
+	data, err := readObject(l.root, path, limit)
+	if path == checkpointFile && errors.Is(err, fs.ErrNotExist) {
+		return nil, noLog(l.root.Name(), errors.New("the folder doesn't have it"))
+	}
+	return data, err
 }
 
 // Close implements io.Closer.

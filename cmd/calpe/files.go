@@ -202,6 +202,9 @@ func readReceipt(path string) (receipt.Receipt, error) {
 		return receipt.Receipt{}, err
 	}
 	r, err := receipt.Decode(data)
+	if err != nil && !claimsToBeReceipt(data) {
+		return receipt.Receipt{}, unreadable(path, err)
+	}
 	if err != nil {
 		return receipt.Receipt{}, fmt.Errorf("%w: %s: %w", errRefuted, shown(path), err)
 	}

@@ -637,7 +637,7 @@ func TestOTSExport(t *testing.T) {
 	h.expect(exitOK, []string{"ots", "merge", h.path("pending.ots"), file + ".ots", "-o", h.path("merged.ots")}, "complete: in Bitcoin block 1 (verify it with \"calpe ots verify\")\n")
 	h.edit("a.txt.receipt.json", func(m map[string]any) { m["salt"] = flip(m["salt"]) })
 	h.expect(exitRefuted, append(export, "-o", h.path("x.ots")), "a.txt.receipt.json: refused: ")
-	h.expect(exitRefuted, []string{"ots", "export", file, "-o", h.path("x.ots")}, "a.txt")
+	h.expect(exitUsage, []string{"ots", "export", file, "-o", h.path("x.ots")}, "a.txt can't be read as a receipt")
 	h.expect(exitUsage, []string{"ots", "export", h.path("none"), "-o", h.path("x.ots")}, "none")
 	if h.exists("x.ots") || len(h.s.requests) != n {
 		t.Error("something was written or asked")

@@ -223,7 +223,7 @@ func TestReceiptUsage(t *testing.T) {
 	h := newHarness(t)
 	h.expect(exitUsage, []string{"receipt"}, "receipt")
 	h.expect(exitUsage, []string{"receipt", h.path("none")}, "none")
-	h.expect(exitRefuted, []string{"receipt", h.write("bad.json", []byte(`{"type":"x"}`))}, "bad.json")
+	h.expect(exitUsage, []string{"receipt", h.write("bad.json", []byte(`{"type":"x"}`))}, "bad.json")
 	h.expect(exitUsage, []string{"receipt", h.write("big.json", make([]byte, receipt.MaxSize+1))}, "more than")
 	h.expect(exitUsage, []string{"receipt", h.path("bad.json"), "--wait", "done"}, "--wait")
 }

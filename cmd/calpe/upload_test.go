@@ -469,7 +469,7 @@ func TestUploadKeepsReceipts(t *testing.T) {
 		t.Error(diff)
 	}
 	h.write("a.txt.receipt.json", []byte("{"))
-	h.expect(exitRefuted, []string{"upload", file}, "can't be read")
+	h.expect(exitUsage, []string{"upload", file}, "can't be read")
 }
 
 // A file that changes while it is sent is not recorded as something else.

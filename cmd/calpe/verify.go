@@ -31,7 +31,7 @@ func (verifyCommand) Help() string {
 
 It takes the document, the receipt and Bitcoin's block headers: from a file (--headers), or from a node of yours (--node), whose headers are checked in the same way. On mainnet a file is much faster: a node is asked for every single header. It never contacts the service. Without --identity it says that the document existed, and that the issuer is unknown.
 
-Exit codes: 0 all asked verdicts hold; 1 one is refuted; 2 wrong usage, or a file or the node failed; 3 not anchored yet, or not deep enough.`
+Exit codes: 0 all asked verdicts hold; 1 one is refuted; 2 wrong usage, or a file can't be read as what it should be, or the node failed; 3 not anchored yet, or not deep enough.`
 }
 
 // verdict is one of the three questions.
@@ -84,6 +84,9 @@ func (c *verifyCommand) Run(ctx context.Context, a *app) error {
 	if err != nil && c.swapped() {
 		return fmt.Errorf("%s is a receipt, and %s isn't one: the document comes first, the receipt second", shown(c.File), shown(c.Receipt))
 	}
+	if err != nil && !claimsToBeReceipt(data) {
+		return unreadable(c.Receipt, err)
+	}
 	if err != nil {
 		return c.print(a, ask(required, id, r), receipt.Malformed(err))
 	}
@@ -97,6 +100,21 @@ func (c *verifyCommand) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	return c.print(a, asked, receipt.Verify(receipt.Input{Digest: digest, Receipt: r, Headers: chain, Identity: id, Depth: c.Depth}))
+}
+
+// claimsToBeReceipt reports whether data is JSON with the type of a receipt. If
+// so and it isn't one, then it was made or changed by somebody, and is refuted.
+func claimsToBeReceipt(data []byte) bool {
+	var head struct {
+		Type string `json:"type"`
+	}
+	return json.Unmarshal(data, &head) == nil && head.Type == receipt.ReceiptType
+}
+
+// unreadable is the error for a file that is cut off, garbled, or something else
+// than a receipt. That says nothing of any document.
+func unreadable(path string, err error) error {
+	return fmt.Errorf("%s can't be read as a receipt, so it proves nothing and refutes nothing: %w", shown(path), err)
 }
 
 // swapped reports whether the receipt is where the document should be: what

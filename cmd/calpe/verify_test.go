@@ -77,9 +77,10 @@ func TestVerifyExitCodes(t *testing.T) {
 		"certification missed":     {edit(func(m map[string]any) { delete(m, "certification") }), []string{"--require", "certification"}, exitRefuted, "carries no certification"},
 		"unknown member":           {edit(func(m map[string]any) { m["note"] = "x" }), nil, exitRefuted, "not a receipt that can be read"},
 		"case-folded member":       {edit(func(m map[string]any) { m["Index"] = m["index"]; delete(m, "index") }), nil, exitRefuted, "not a receipt that can be read"},
-		"not JSON":                 {func(h *harness) { h.write("a.txt.receipt.json", []byte("PK")) }, nil, exitRefuted, "not a receipt that can be read"},
-		"empty receipt":            {func(h *harness) { h.write("a.txt.receipt.json", nil) }, nil, exitRefuted, "not a receipt that can be read"},
-		"truncated receipt":        {func(h *harness) { b := h.read("a.txt.receipt.json"); h.write("a.txt.receipt.json", b[:len(b)/2]) }, nil, exitRefuted, "not a receipt"},
+		"not JSON":                 {func(h *harness) { h.write("a.txt.receipt.json", []byte("PK")) }, nil, exitUsage, "can't be read as a receipt"},
+		"empty receipt":            {func(h *harness) { h.write("a.txt.receipt.json", nil) }, nil, exitUsage, "can't be read as a receipt"},
+		"truncated receipt":        {func(h *harness) { b := h.read("a.txt.receipt.json"); h.write("a.txt.receipt.json", b[:len(b)/2]) }, nil, exitUsage, "can't be read as a receipt"},
+		"an identity for receipt":  {func(h *harness) { h.write("a.txt.receipt.json", h.read("identity.json")) }, nil, exitUsage, "can't be read as a receipt"},
 		"another deployment":       {func(h *harness) { h.write("identity.json", newService(h.t).id.Canonical()) }, nil, exitRefuted, "pinned identity"},
 		"existence in another log": {func(h *harness) { h.write("identity.json", newService(h.t).id.Canonical()) }, []string{"--require", "existence"}, exitOK, "pinned identity"},
 		"another chain": {func(h *harness) {
@@ -136,7 +137,7 @@ func TestVerifySwapped(t *testing.T) {
 	h.write("a.txt.ots", []byte("\x00OpenTimestamps\x00\x00Proof\x00\xbf\x89\xe2\xe8\x84\xe8\x92\x94\x01"))
 	h.expect(exitUsage, []string{"verify", h.path("a.txt.ots"), file, "--headers", h.headers()}, "the document comes first")
 	h.write("broken", []byte("{"))
-	h.expect(exitRefuted, []string{"verify", file, h.path("broken"), "--headers", h.headers()}, "not a receipt that can be read")
+	h.expect(exitUsage, []string{"verify", file, h.path("broken"), "--headers", h.headers()}, "can't be read as a receipt")
 }
 
 // The states before the anchor: not yet, and never refuted.
@@ -190,10 +191,14 @@ func TestVerifyJSON(t *testing.T) {
 	if got.Answer != "refuted" || got.Report.Existed.Reason != "other-document" {
 		t.Errorf("report is %+v", got)
 	}
-	h.write("a.txt.receipt.json", []byte("{"))
+	h.edit("a.txt.receipt.json", func(m map[string]any) { m["note"] = "x" })
 	read(h.expect(exitRefuted, []string{"verify", file, path, "--json", "--headers", h.headers()}))
 	if got.Answer != "refuted" || got.Report.Existed.Reason != "malformed" {
 		t.Errorf("report is %+v", got)
+	}
+	h.write("a.txt.receipt.json", []byte("{"))
+	if r := h.expect(exitUsage, []string{"verify", file, path, "--json", "--headers", h.headers()}, "can't be read as a receipt"); r.out != "" {
+		t.Errorf("a report on nothing: %s", r.out)
 	}
 }
 
@@ -214,10 +219,12 @@ func TestVerifyPrintsNoControlCharacters(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
 	file, path := h.final("a.txt", "hello")
-	h.edit("a.txt.receipt.json", func(m map[string]any) { m["type"] = "\x1b[2J\u202e" })
-	r := h.expect(exitRefuted, []string{"verify", file, path, "--headers", h.headers()})
-	if strings.ContainsAny(r.out+r.err, "\x1b\u202e") {
-		t.Errorf("printed %q", r.out)
+	for member, code := range map[string]int{"log": exitRefuted, "type": exitUsage} {
+		h.edit("a.txt.receipt.json", func(m map[string]any) { m[member] = "\x1b[2J\u202e" })
+		r := h.expect(code, []string{"verify", file, path, "--headers", h.headers()})
+		if strings.ContainsAny(r.out+r.err, "\x1b\u202e") {
+			t.Errorf("%s: printed %q", member, r.out+r.err)
+		}
 	}
 }
 
