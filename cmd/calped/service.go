@@ -348,10 +348,10 @@ func (s *service) dependencies() []api.Dependency {
 		{Name: "postgres", Check: s.db.Ping},
 		{Name: "s3", Check: func(ctx context.Context) error {
 			_, _, err := s.objects.ReadFence(ctx)
-			if errors.Is(err, calpe.ErrNotFound) { // it answered, and that is what is asked
-				return nil
+			if err != nil && !errors.Is(err, calpe.ErrNotFound) { // without a fence it has answered
+				return err
 			}
-			return err
+			return s.objects.Writable(ctx)
 		}},
 		{Name: "bitcoin", Check: func(ctx context.Context) error {
 			_, _, err := s.node.BestBlock(ctx)

@@ -70,6 +70,7 @@ type Store struct {
 	small   *buffers
 	parts   *buffers
 	maxSize int64 // plaintext bytes that fit into maxParts parts
+	probe   *writeProbe
 }
 
 // New checks the configuration and makes a Store. It doesn't connect: that is
@@ -101,6 +102,8 @@ func New(cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("s3 client: %w", err)
 	}
 	return &Store{
+		probe: newWriteProbe(),
+
 		cfg:  cfg,
 		core: *core,
 		anon: *anon,
