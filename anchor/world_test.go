@@ -120,6 +120,8 @@ type world struct {
 	funds      int64
 	minDeposit int64 // 0: the default
 
+	reorganised func(depth uint32)
+
 	firstCoin calpe.Outpoint
 	funding   *wire.MsgTx // that makes it
 	backup    *memStore   // an older copy of the store
@@ -197,8 +199,8 @@ func (w *world) restart() {
 		Fallback: 3 * ledger.SatPerVB, Interval: interval, Depth: 6, Resend: 10 * time.Minute,
 		Target: w.target, Patience: w.goal, Raise: w.raise,
 		Now: func() time.Time { return w.now }, StopIntake: func(reason error) { w.halted = reason },
-		MinDeposit: w.minDeposit,
-		Logger:     slog.New(slog.NewTextHandler(&w.logged, nil)),
+		MinDeposit: w.minDeposit, Reorganised: w.reorganised,
+		Logger: slog.New(slog.NewTextHandler(&w.logged, nil)),
 	})
 	if err != nil {
 		w.t.Fatalf("make engine: %v", err)
