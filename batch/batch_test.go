@@ -640,3 +640,32 @@ func TestSealerConfig(t *testing.T) {
 		t.Error("a log without objects was accepted")
 	}
 }
+
+// The hook is told of each checkpoint that was made, and of nothing else.
+func TestSealedIsTold(t *testing.T) {
+	w := newWorld(t)
+	var told []uint64
+	w.grow(5) // behind entry 0
+	s := w.sealer(t, new(batchtest.Faults), func(c *batch.SealerConfig) {
+		c.Sealed = func(entries uint64, took time.Duration) {
+			if took < 0 {
+				t.Errorf("it took %v", took)
+			}
+			told = append(told, entries)
+		}
+	})
+	epoch := w.state.TakeLead()
+	for _, n := range []int{0, 0, 3} { // the second time there is nothing new
+		w.grow(n)
+		if _, err := s.Seal(t.Context(), epoch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.grow(2)
+	if _, err := s.Seal(t.Context(), epoch-1); err == nil {
+		t.Error("a former leader sealed")
+	}
+	if diff := cmp.Diff([]uint64{6, 3}, told); diff != "" {
+		t.Errorf("told (-want +got):\n%s", diff)
+	}
+}

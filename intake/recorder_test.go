@@ -418,6 +418,9 @@ func TestQueueIsBounded(t *testing.T) {
 			wg.Go(func() { p.mustSubmit(t, 1) })
 		}
 		synctest.Wait()
+		if got := p.Status().Queued; got != 3 {
+			t.Errorf("%d are said to wait", got)
+		}
 		if _, err := p.submit(t); code(err) != calpe.CodeTooManyRequests {
 			t.Errorf("got %v", err)
 		}

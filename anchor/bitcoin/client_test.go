@@ -453,3 +453,39 @@ func TestTxOut(t *testing.T) {
 		}
 	}
 }
+
+// The hook is told of each call, and of none of its arguments.
+func TestObserve(t *testing.T) {
+	type call struct {
+		method string
+		err    error
+	}
+	var told []call
+	status := http.StatusOK
+	url := serve(t, func(w http.ResponseWriter, _ *http.Request, req rpcRequest) {
+		w.WriteHeader(status)
+		if req.Method == "getblockhash" {
+			fmt.Fprintf(w, `{"id":%d,"error":{"code":-8,"message":"Block height out of range"},"result":null}`, req.ID)
+			return
+		}
+		fmt.Fprintf(w, `{"id":%d,"error":null,"result":7}`, req.ID)
+	})
+	c := client(t, bitcoin.Config{URL: url, Observe: func(method string, took time.Duration, err error) {
+		if took < 0 {
+			t.Errorf("%s took %v", method, took)
+		}
+		told = append(told, call{method, err})
+	}})
+	if _, err := c.Height(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = c.BlockHash(t.Context(), 9)
+	status = http.StatusUnauthorized
+	_, _ = c.Height(t.Context())
+	if len(told) != 3 || told[0].method != "getblockcount" || told[0].err != nil || told[1].method != "getblockhash" || !errors.Is(told[2].err, bitcoin.ErrUnauthorized) {
+		t.Fatalf("told was %v", told)
+	}
+	if _, ok := errors.AsType[*bitcoin.RPCError](told[1].err); !ok {
+		t.Errorf("a refusal was told as %v", told[1].err)
+	}
+}
