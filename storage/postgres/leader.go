@@ -73,11 +73,18 @@ func (db *DB) connectLeader(ctx context.Context) (*pgx.Conn, error) {
 		return nil, err
 	}
 	silence := max(db.cfg.LeaderPoll, db.cfg.LeaderPing) + db.cfg.LeaderTimeout
-	if _, err := conn.Exec(ctx, `SELECT set_config('idle_session_timeout', $1, false)`, milliseconds(silence)); err != nil {
+	if err := boundSilence(ctx, conn, silence); err != nil {
 		closeConn(ctx, conn)
-		return nil, translate("bound the leader's silence", err)
+		return nil, err
 	}
 	return conn, nil
+}
+
+// boundSilence makes the server end the connection, and give up its locks, when
+// nothing is heard for so long.
+func boundSilence(ctx context.Context, conn *pgx.Conn, silence time.Duration) error {
+	_, err := conn.Exec(ctx, `SELECT set_config('idle_session_timeout', $1, false)`, milliseconds(silence))
+	return translate("bound the silence of a session", err)
 }
 
 // awaitLead asks for the lock until it is given. Asking, and not waiting in the

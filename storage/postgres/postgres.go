@@ -59,6 +59,10 @@ type Config struct {
 	// LeaderTimeout is how long a leader waits for the answer before it gives up.
 	// What keeps a former leader from writing is the epoch, not this. Defaults to 5 s.
 	LeaderTimeout time.Duration
+	// IntakeSilence is how long the server lets who holds the intake lock say
+	// nothing. It must be longer than recovery reads object storage between two
+	// statements. Defaults to 10 min.
+	IntakeSilence time.Duration
 	// Observe, if set, is told of each statement, batch and connection attempt when
 	// it is over. It must not block.
 	Observe func(operation Operation, outcome Outcome, took time.Duration)
@@ -78,6 +82,7 @@ func (c Config) withDefaults() Config {
 	c.LeaderPoll = cmp.Or(c.LeaderPoll, time.Second)
 	c.LeaderPing = cmp.Or(c.LeaderPing, 2*time.Second)
 	c.LeaderTimeout = cmp.Or(c.LeaderTimeout, 5*time.Second)
+	c.IntakeSilence = cmp.Or(c.IntakeSilence, 10*time.Minute)
 	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
 	if c.Now == nil {
 		c.Now = time.Now

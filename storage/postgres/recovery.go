@@ -24,7 +24,8 @@ var errNoIntakeLock = errors.New("the intake lock is not held: call within WithI
 // every method that is called with that context works on that connection, one
 // call at a time. CommitGroup does so too. If the connection breaks, the lock is
 // gone and with it every further call fails, so nothing is ever appended
-// without the lock; the caller starts again.
+// without the lock; the caller starts again. So it is when nothing is heard for
+// Config.IntakeSilence, as of a process that is stopped: others must go on.
 func (db *DB) WithIntakeLock(ctx context.Context, fn func(ctx context.Context) error) error {
 	if heldBy(ctx, db) != nil {
 		return errors.New("lock intake: the lock is held already")
@@ -34,6 +35,9 @@ func (db *DB) WithIntakeLock(ctx context.Context, fn func(ctx context.Context) e
 		return fmt.Errorf("lock intake: %w", err)
 	}
 	defer closeConn(ctx, conn) // which releases the lock
+	if err := boundSilence(ctx, conn, db.cfg.IntakeSilence); err != nil {
+		return fmt.Errorf("lock intake: %w", err)
+	}
 	if _, err := conn.Exec(ctx, `SELECT pg_advisory_lock($1)`, intakeLock); err != nil {
 		return translate("lock intake", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -155,4 +156,25 @@ func TestWithIntakeLockReturnsError(t *testing.T) {
 	db := openLog(t)
 	mine := errors.New("mine")
 	wantErr(t, "error of fn", db.WithIntakeLock(t.Context(), func(context.Context) error { return mine }), mine)
+}
+
+// A process is stopped while it holds the intake lock, and nobody closes its
+// connection: the server does, another goes on, and the first one, awake again,
+// writes nothing.
+func TestIntakeLockOfStoppedProcess(t *testing.T) {
+	t.Parallel()
+	stopped := openLog(t, func(c *Config) { c.IntakeSilence = 2 * time.Second })
+	other := openURL(t, stopped.cfg.URL)
+	err := stopped.WithIntakeLock(t.Context(), func(ctx context.Context) error {
+		if err := other.WithIntakeLock(t.Context(), func(ctx context.Context) error { return other.AppendVoid(ctx, 5) }); err != nil {
+			t.Errorf("another process: %v", err)
+		}
+		return stopped.AppendVoid(ctx, 9)
+	})
+	if calpe.ErrorCode(err) != calpe.CodeUnavailable {
+		t.Errorf("the stopped process goes on: %v", err)
+	}
+	if next := mustNext(t, other); next != 5 {
+		t.Errorf("next index %d, want 5", next)
+	}
 }
