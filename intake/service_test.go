@@ -33,6 +33,7 @@ type bucket struct {
 	names   int
 	faults  *batchtest.Faults
 	puts    int
+	refused int // deletions of what is under a lock
 }
 
 type bucketObject struct {
@@ -105,6 +106,12 @@ func (b *bucket) OpenDocument(_ context.Context, o calpe.Object, key [32]byte, o
 	return io.NopCloser(bytes.NewReader(data)), nil
 }
 
+// lockedError is that of an object under Object Lock.
+type lockedError struct{ until time.Time }
+
+func (lockedError) Error() string            { return "locked" }
+func (e lockedError) LockedUntil() time.Time { return e.until }
+
 func (b *bucket) DeleteDocument(ctx context.Context, name string) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -112,8 +119,9 @@ func (b *bucket) DeleteDocument(ctx context.Context, name string) error {
 	return b.faults.Write("delete document", func() error {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		if b.objects[name].locked.After(time.Now()) {
-			return errors.New("locked")
+		if until := b.objects[name].locked; until.After(time.Now()) {
+			b.refused++
+			return fmt.Errorf("delete: %w", lockedError{until})
 		}
 		delete(b.objects, name)
 		return nil
@@ -677,7 +685,7 @@ func TestSweep(t *testing.T) {
 		orphan := func(name string, age time.Duration, locked bool) {
 			o := bucketObject{modified: time.Now().Add(-age)}
 			if locked {
-				o.locked = time.Now().Add(time.Hour)
+				o.locked = time.Now().Add(150 * time.Minute)
 			}
 			d.bucket.objects[name] = o
 		}
@@ -700,8 +708,16 @@ func TestSweep(t *testing.T) {
 		if got := d.bucket.stored(); !slices.Equal(got, want) {
 			t.Errorf("%d objects are left, want %v", len(got), want)
 		}
-		batchtest.Pass(2*time.Hour + time.Second) // the young one is old now, the lock is over
+		batchtest.Pass(2*time.Hour + time.Second) // the young one is old now, and the lock isn't over
 		synctest.Wait()
+		if want := append(w.state.Objects(), "documents/locked"); len(d.bucket.stored()) != len(want) || d.bucket.refused != 1 {
+			t.Errorf("%d objects are left, want %d; what is locked was tried %d times", len(d.bucket.stored()), len(want), d.bucket.refused)
+		}
+		batchtest.Pass(time.Hour) // now it is
+		synctest.Wait()
+		if d.bucket.refused != 1 {
+			t.Errorf("what is locked was tried %d times", d.bucket.refused)
+		}
 		d.checkObjects(t)
 		cancel()
 		if err := <-ended; err != nil {

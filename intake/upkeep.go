@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/calpe/calpe"
@@ -117,6 +118,7 @@ func every(ctx context.Context, interval time.Duration, f func()) {
 type OrphanStore interface {
 	// ListDocuments yields the objects that were last modified before olderThan.
 	ListDocuments(ctx context.Context, olderThan time.Time, yield func(name string, modified time.Time) error) error
+	// DeleteDocument's error for one under a lock has LockedUntil() time.Time.
 	DeleteDocument(ctx context.Context, name string) error
 	// AbortStaleUploads gives up multipart uploads that began before olderThan.
 	AbortStaleUploads(ctx context.Context, olderThan time.Time) (aborted int, err error)
@@ -144,7 +146,20 @@ type SweeperConfig struct {
 // parts of objects. Nobody can read them, since the key of an object exists in
 // its row only. That is also true of documents whose rows are lost because an
 // older copy of the database was put back; those are under Object Lock, and stay.
-type Sweeper struct{ cfg SweeperConfig }
+type Sweeper struct {
+	cfg  SweeperConfig
+	held map[string]time.Time // orphans under Object Lock, and until when; of Step alone
+}
+
+// maxHeld is how many orphans under Object Lock are remembered. What is
+// forgotten is tried in vain at each step.
+const maxHeld = 100_000
+
+// locked is the error of an [OrphanStore] for an object that is under a lock.
+type locked interface {
+	error
+	LockedUntil() time.Time
+}
 
 // minSweepAge is below what any sensible upload time-out is above.
 const minSweepAge = 10 * time.Minute
@@ -163,7 +178,7 @@ func NewSweeper(cfg SweeperConfig) (*Sweeper, error) {
 	if cfg.MaxAge < minSweepAge || cfg.Interval < 0 {
 		return nil, fmt.Errorf("sweeper: MaxAge is below %v, or Interval negative", minSweepAge)
 	}
-	return &Sweeper{cfg}, nil
+	return &Sweeper{cfg: cfg, held: map[string]time.Time{}}, nil
 }
 
 // Run steps at every interval until ctx is done, which gives nil. Failures are
@@ -182,9 +197,13 @@ func (s *Sweeper) Run(ctx context.Context) error {
 }
 
 // Step removes the orphans of now, and gives how many objects and unfinished
-// uploads that were.
+// uploads that were. An orphan under Object Lock is no failure: it is tried again
+// when its lock is over. Steps must not overlap.
 func (s *Sweeper) Step(ctx context.Context) (removed int, err error) {
-	olderThan := s.cfg.Now().Add(-s.cfg.MaxAge)
+	now := s.cfg.Now()
+	olderThan := now.Add(-s.cfg.MaxAge)
+	maps.DeleteFunc(s.held, func(_ string, until time.Time) bool { return !now.Before(until) })
+	before := len(s.held)
 	removed, failed := s.cfg.Objects.AbortStaleUploads(ctx, olderThan)
 	const page = 500
 	var names []string
@@ -202,6 +221,9 @@ func (s *Sweeper) Step(ctx context.Context) (removed int, err error) {
 	if len(names) > 0 {
 		sweep()
 	}
+	if n := len(s.held) - before; n > 0 {
+		s.cfg.Logger.InfoContext(ctx, "objects that no document names are under Object Lock, and are removed when that is over", slog.Int("count", n))
+	}
 	return removed, errors.Join(failed, err)
 }
 
@@ -217,10 +239,15 @@ func (s *Sweeper) sweep(ctx context.Context, names []string) (removed int, faile
 		named[name] = true
 	}
 	for _, name := range names {
-		if named[name] {
+		if _, held := s.held[name]; held || named[name] {
 			continue
 		}
-		if err := s.cfg.Objects.DeleteDocument(ctx, name); err != nil {
+		err := s.cfg.Objects.DeleteDocument(ctx, name)
+		if lock, ok := errors.AsType[locked](err); ok && lock.LockedUntil().After(s.cfg.Now()) && len(s.held) < maxHeld {
+			s.held[name] = lock.LockedUntil()
+			continue
+		}
+		if err != nil {
 			failed = cmp.Or(failed, fmt.Errorf("remove orphan: %w", err))
 			continue
 		}

@@ -91,7 +91,7 @@ func (s *Store) retain(ctx context.Context, name, versionID string, until time.T
 
 // DeleteDocument removes all versions and delete markers of a document's object,
 // for orphans and for erasure. One that isn't there is fine. What Object Lock
-// holds stays, and the error is [ErrLocked]; destroying the wrapped key is what
+// holds stays, and the error is [ErrLocked] and has LockedUntil() time.Time; destroying the wrapped key is what
 // erases such a document.
 func (s *Store) DeleteDocument(ctx context.Context, name string) error {
 	if err := checkDocumentName(name); err != nil {

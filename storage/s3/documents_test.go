@@ -720,8 +720,10 @@ func TestRetention(t *testing.T) {
 	if err := store.RetainDocument(ctx, object.Name, object.VersionID, until.Add(5*time.Second), s3.Compliance); err != nil {
 		t.Errorf("longer: %v", err)
 	}
-	if err := store.DeleteDocument(ctx, object.Name); !errors.Is(err, s3.ErrLocked) {
-		t.Errorf("delete: %v, want ErrLocked", err)
+	err = store.DeleteDocument(ctx, object.Name)
+	var locked interface{ LockedUntil() time.Time }
+	if !errors.Is(err, s3.ErrLocked) || !errors.As(err, &locked) || locked.LockedUntil().Before(until.Add(5*time.Second)) || locked.LockedUntil().After(until.Add(6*time.Second)) {
+		t.Errorf("delete: %v, want ErrLocked until %v", err, until.Add(5*time.Second))
 	}
 	if got, err := readRange(ctx, store, object, key, 0, -1); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("after the attempt to delete it: %d bytes, %v", len(got), err)

@@ -134,11 +134,23 @@ func (s *Store) removeVersion(ctx context.Context, bucket, name, version string)
 	// A locked version is refused with 403 by S3 and 400 by others; so is much else.
 	if st := status(err); st == http.StatusForbidden || st == http.StatusBadRequest {
 		if info, statErr := s.stat(ctx, bucket, name, version); statErr == nil && lockOf(info).holds(s.cfg.Now()) {
-			return fmt.Errorf("remove %s/%s: %w (%w)", bucket, name, ErrLocked, err)
+			return &lockedError{lockOf(info).until, fmt.Errorf("remove %s/%s: %w (%w)", bucket, name, ErrLocked, err)}
 		}
 	}
 	return describe("remove", bucket, name, err)
 }
+
+// lockedError is an [ErrLocked] that knows when it is over.
+type lockedError struct {
+	until time.Time
+	err   error
+}
+
+func (e *lockedError) Error() string { return e.err.Error() }
+func (e *lockedError) Unwrap() error { return e.err }
+
+// LockedUntil is until when the object is held; zero for one on legal hold.
+func (e *lockedError) LockedUntil() time.Time { return e.until }
 
 // versions yields all versions and delete markers with a prefix.
 func (s *Store) versions(ctx context.Context, bucket, prefix string, yield func(minio.ObjectInfo) error) error {
