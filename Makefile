@@ -37,6 +37,7 @@ dev: build ## run the service on a local stack that keeps its state in .calpe/
 .PHONY: test
 test: $(DEVSTACK) ## run every test with the race detector on real Postgres, S3 and Bitcoin servers
 	@./deploy/opentimestamps $(OPENTIMESTAMPS)
+	@./deploy/backup/install-tools
 	CALPE_OPENTIMESTAMPS_CLIENTS=$(OPENTIMESTAMPS) $(DEVSTACK) exec -- go test $(TEST_FLAGS) -coverprofile=coverage.out -coverpkg=./... ./...
 	@./deploy/coverage coverage.out
 	cd deploy/devstack && go test -race -timeout 20m ./...

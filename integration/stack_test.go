@@ -28,8 +28,9 @@ type database struct {
 	quick bool // without these settings
 	proc  *process
 	info  struct {
-		PID int    `json:"pid"`
-		URL string `json:"url"`
+		PID      int    `json:"pid"`
+		URL      string `json:"url"`
+		Binaries string `json:"binaries"`
 	}
 }
 

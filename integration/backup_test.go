@@ -1,0 +1,376 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/receipt/statement"
+)
+
+// backups is the machine that keeps them: it has the scripts of deploy/backup,
+// and may receive the database's WAL, nothing else.
+type backups struct {
+	d       *deployment
+	dir     string // CALPE_BACKUP
+	scripts string
+	env     map[string]string
+	wal     *process
+}
+
+const backupRole = "calpe_backup"
+
+func newBackups(d *deployment) *backups {
+	t := d.t
+	t.Helper()
+	scripts, err := filepath.Abs("../deploy/backup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := filepath.EvalSymlinks(filepath.Join(d.db.info.Binaries, "postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	programs := filepath.Dir(server) // of its version
+	b := &backups{d: d, scripts: scripts, env: map[string]string{
+		"PATH":       programs + ":" + os.Getenv("PATH"),
+		"PGHOST":     "127.0.0.1",
+		"PGUSER":     backupRole,
+		"PGPASSFILE": filepath.Join(d.dir, "pgpass"),
+	}}
+	for _, program := range []string{"pg_basebackup", "pg_receivewal", "pg_verifybackup"} {
+		if _, err := os.Stat(filepath.Join(programs, program)); err != nil {
+			t.Fatalf("backups need PostgreSQL's own programs, as Debian's package postgresql has them: %v", err)
+		}
+	}
+	conn := d.connect()
+	if _, err := conn.Exec(t.Context(), `CREATE ROLE `+backupRole+` REPLICATION LOGIN PASSWORD 'kept in a file'`); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(b.env["PGPASSFILE"], []byte("*:*:*:"+backupRole+":kept in a file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.begin("backup")
+	return b
+}
+
+// begin takes an empty folder for the backups of the database as it is now.
+func (b *backups) begin(name string) {
+	b.d.t.Helper()
+	b.dir = filepath.Join(b.d.dir, name)
+	if err := os.Mkdir(b.dir, 0o700); err != nil {
+		b.d.t.Fatal(err)
+	}
+	b.env["CALPE_BACKUP"], b.env["PGPORT"] = b.dir, b.d.db.port
+}
+
+// try runs a script to its end.
+func (b *backups) try(script string, args ...string) (stdout string, err error) {
+	ctx, cancel := context.WithTimeout(b.d.t.Context(), 3*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(b.scripts, script), args...)
+	var out, errs bytes.Buffer
+	cmd.Env, cmd.Stdout, cmd.Stderr = b.environ(), &out, &errs
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s: %w\n%s", script, errors.Join(err, ctx.Err()), errs.String())
+	}
+	return strings.TrimSpace(out.String()), nil
+}
+
+func (b *backups) environ() (env []string) {
+	for name, value := range b.env {
+		env = append(env, name+"="+value)
+	}
+	return env
+}
+
+func (b *backups) must(script string, args ...string) string {
+	b.d.t.Helper()
+	out, err := b.try(script, args...)
+	if err != nil {
+		b.d.t.Fatal(err)
+	}
+	return out
+}
+
+// refuses runs a script that must say why it doesn't.
+func (b *backups) refuses(why, script string, args ...string) {
+	b.d.t.Helper()
+	if _, err := b.try(script, args...); err == nil || !strings.Contains(err.Error(), why) {
+		b.d.t.Errorf("%s %q: %v, want %q", script, args, err, why)
+	}
+}
+
+// receive starts to receive WAL, and returns when it comes.
+func (b *backups) receive() {
+	t := b.d.t
+	t.Helper()
+	var err error
+	script := filepath.Join(b.scripts, "receive-wal")
+	if b.wal, err = tryLaunch(t.Context(), "receive-wal", b.dir+".log", b.environ(), nil, script); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.wal.kill)
+	conn := b.d.connect()
+	eventually(t, time.Minute, "WAL is received", func(ctx context.Context) error {
+		var streams bool
+		err := conn.QueryRow(ctx, `SELECT count(*) = 1 FROM pg_stat_replication WHERE application_name = 'pg_receivewal' AND state = 'streaming'`).Scan(&streams)
+		if err == nil && !streams {
+			err = errors.New(tail(b.dir+".log", 10))
+		}
+		return err
+	})
+}
+
+// awaitReceived waits until all that is committed now is in the archive.
+func (b *backups) awaitReceived() {
+	t := b.d.t
+	t.Helper()
+	conn := b.d.connect()
+	var end string
+	if err := conn.QueryRow(t.Context(), `SELECT pg_current_wal_flush_lsn()::text`).Scan(&end); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, "the archive has the WAL up to "+end, func(ctx context.Context) error {
+		var has bool
+		err := conn.QueryRow(ctx, `SELECT coalesce(bool_or(flush_lsn >= $1::text::pg_lsn), false) FROM pg_stat_replication WHERE application_name = 'pg_receivewal'`, end).Scan(&has)
+		if err == nil && !has {
+			err = errors.New("not yet")
+		}
+		return err
+	})
+}
+
+func (b *backups) stopReceiving() {
+	b.d.t.Helper()
+	if _, err := b.wal.stop(b.d.t.Context(), time.Minute); err != nil {
+		b.d.t.Fatal(err)
+	}
+}
+
+// restore makes a database from a base backup and the WAL, in an empty place.
+func (b *backups) restore(base, name string, until ...string) {
+	d := b.d
+	d.t.Helper()
+	u, err := url.Parse(d.db.info.URL)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	dir := filepath.Join(d.dir, name)
+	b.must("restore-database", append([]string{base, filepath.Join(dir, "postgres", "data")}, until...)...)
+	// The launcher of the server asks it as its superuser, who is as he was.
+	password, _ := u.User.Password()
+	if err := os.WriteFile(filepath.Join(dir, "postgres", "password"), []byte(password), 0o600); err != nil {
+		d.t.Fatal(err)
+	}
+	d.db = startDatabase(d.t, dir)
+	d.env["CALPE_DATABASE_URL"] = d.db.info.URL
+	eventually(d.t, time.Minute, "the database is restored", func(ctx context.Context) error {
+		conn, err := pgx.Connect(ctx, d.db.info.URL)
+		if err != nil {
+			return err
+		}
+		defer conn.Close(ctx)
+		var recovers bool
+		err = conn.QueryRow(ctx, `SELECT pg_is_in_recovery()`).Scan(&recovers)
+		if err == nil && recovers {
+			err = errors.New("it still reads WAL")
+		}
+		return err
+	})
+}
+
+// throwAway removes the database with its machine's disk.
+func (d *deployment) throwAway() {
+	d.t.Helper()
+	d.db.kill()
+	pause(d.t.Context(), settle)
+	if err := os.RemoveAll(d.db.dir); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// checkDeclared: each void entry is within a range that a signed statement
+// declares, and each such statement is the log's entry at its index (I2, I7).
+func (d *deployment) checkDeclared(conn *pgx.Conn, log published) {
+	t := d.t
+	t.Helper()
+	rows, err := conn.Query(t.Context(), `SELECT index, body, salt FROM statement WHERE type = $1`, statement.TypeRecovery)
+	if err != nil {
+		t.Fatal(err)
+	}
+	declared := map[uint64]bool{}
+	var index int64
+	var body, salt []byte
+	_, err = pgx.ForEachRow(rows, []any{&index, &body, &salt}, func() error {
+		signed, err := statement.Parse(body)
+		if err != nil {
+			return err
+		}
+		if err := signed.Verify(d.identity.StatementKeys[0]); err != nil {
+			return err
+		}
+		if got := calpe.Commit(signed.Digest(), calpe.Salt(salt)); log.commitments[index] != got {
+			return fmt.Errorf("the statement of entry %d isn't that entry", index)
+		}
+		recovery := signed.Body().(statement.Recovery)
+		for i := recovery.VoidFrom; i < recovery.VoidTo; i++ {
+			declared[i] = true
+		}
+		return nil
+	})
+	if err != nil {
+		t.Errorf("declarations: %v", err)
+	}
+	for i, c := range log.commitments {
+		if c.IsVoid() != declared[uint64(i)] {
+			t.Errorf("entry %d is void: %v, declared as such: %v", i, c.IsVoid(), declared[uint64(i)])
+			return
+		}
+	}
+}
+
+// TestBackupDrill throws everything away but the backups and object storage, while
+// clients go on, and restores it into an empty place: first to the end of a WAL
+// that ends before the last acknowledgements, then, from the same backup, to a
+// time before that. Every acknowledgement and receipt that was ever given out holds,
+// or its index is void and declared so.
+func TestBackupDrill(t *testing.T) {
+	d := deploy(t)
+	defer d.node.keepMining(600 * time.Millisecond)()
+	b := newBackups(d)
+	r := &restoration{d: d, address: freeAddress(t)}
+	r.s = d.serve(r.address, nil)
+	r.s.awaitReady()
+	r.l = d.load(clients(), r.s.url)
+	r.l.awaitMore(20)
+
+	keys := b.sealKeys()
+	b.refuses("is receive-wal running?", "base-backup")
+	b.receive()
+	base := b.must("base-backup")
+	r.l.awaitMore(40)
+	earlier, at := r.l.count(), d.databaseTime()
+	r.l.awaitMore(40)
+	last := r.l.count()
+	b.awaitReceived()
+	b.stopReceiving()
+
+	// What comes now is in no backup.
+	r.l.awaitMore(40)
+	r.awaitSize(func(st status) uint64 { return st.Final })
+	final := r.keepReceipts()
+	r.l.awaitMore(20)
+	r.lose(window{name: "to the last WAL that was received", from: last})
+	b.openKeys(keys)
+	b.restore(base, "restored")
+	r.s = d.serve(r.address, nil)
+	r.l.awaitMore(40)
+	r.s.awaitReady()
+
+	// The same backup again, to a time before what the first restored database had.
+	b.env["PGPORT"] = d.db.port
+	b.refuses("After a restore or a failover set CALPE_BACKUP to a new folder", "base-backup")
+	r.awaitSize(func(st status) uint64 { return st.Checkpointed })
+	r.lose(window{name: "to a time", from: r.windows[0].to}, window{name: "between that time and the last WAL", from: earlier, to: last})
+	b.restore(base, "restored-again", at)
+	r.s = d.serve(r.address, nil)
+	r.l.awaitMore(40)
+	r.s.awaitReady()
+
+	// And the backups go on.
+	b.begin("backup-again")
+	b.receive()
+	b.must("base-backup")
+	r.l.stop()
+	v := r.s.check(r.l.all(), r.lost)
+	t.Logf("2 restorations, %d acknowledged (%d after repetition), %d entries of which %d void, %d recoveries, %d anchors",
+		r.l.count(), r.l.retry, v.entries, v.voids, v.recoveries, v.anchors)
+	r.checkWindows(v.log)
+	d.checkDeclared(d.connect(), v.log)
+	chain := d.node.headers()
+	for _, k := range final {
+		if err := d.verify(k.acknowledged, k.receipt, chain); err != nil {
+			t.Errorf("a final receipt that was handed out before: %s: %v", k.key, err)
+		}
+	}
+	r.s.exitsCleanly()
+}
+
+// databaseTime is the time as the database has it, for restore-database.
+func (d *deployment) databaseTime() (at string) {
+	d.t.Helper()
+	if err := d.connect().QueryRow(d.t.Context(), `SELECT clock_timestamp()::timestamptz(6)::text`).Scan(&at); err != nil {
+		d.t.Fatal(err)
+	}
+	return at
+}
+
+// lose throws the database and the server away. The first window is what was
+// acknowledged from its start to this moment.
+func (r *restoration) lose(windows ...window) {
+	r.d.t.Helper()
+	st, err := r.s.status(r.d.t.Context())
+	if err != nil {
+		r.d.t.Fatal(err)
+	}
+	r.s.kill()
+	r.d.throwAway()
+	windows[0].to = r.l.count()
+	for _, w := range windows {
+		w.sealed = st.Checkpointed
+		r.windows = append(r.windows, w)
+	}
+}
+
+// sealKeys leaves the keys of the service in a sealed file only, and the
+// passphrase of the wallet where it was kept apart.
+func (b *backups) sealKeys() (sealed string) {
+	t := b.d.t
+	t.Helper()
+	at := func(name string) string { return filepath.Join(b.d.dir, name) }
+	if out, err := exec.CommandContext(t.Context(), "age-keygen", "-o", at("age-identity")).CombinedOutput(); err != nil {
+		t.Fatalf("age-keygen: %v\n%s", err, out)
+	}
+	recipient, err := exec.CommandContext(t.Context(), "age-keygen", "-y", at("age-identity")).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(at("age-recipients"), recipient, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	keys, sealed := b.d.env["CALPE_KEYS"], at("keys.age")
+	b.must("seal-keys", keys, at("age-recipients"), sealed)
+	b.refuses("is there already", "seal-keys", keys, at("age-recipients"), sealed)
+	b.d.env["CALPE_WALLET_PASSPHRASE_FILE"] = at("safe")
+	if err := os.Rename(filepath.Join(keys, "wallet.passphrase"), at("safe")); err != nil {
+		t.Fatal(err)
+	}
+	return sealed
+}
+
+// openKeys replaces the folder of keys by what the sealed file has.
+func (b *backups) openKeys(sealed string) {
+	t, keys := b.d.t, b.d.env["CALPE_KEYS"]
+	t.Helper()
+	identity := filepath.Join(b.d.dir, "age-identity")
+	b.refuses("isn't empty", "open-keys", sealed, identity, keys)
+	if err := os.RemoveAll(keys); err != nil {
+		t.Fatal(err)
+	}
+	b.must("open-keys", sealed, identity, keys)
+	if _, err := os.Stat(filepath.Join(keys, "wallet.passphrase")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the passphrase was sealed with what it opens: %v", err)
+	}
+}
