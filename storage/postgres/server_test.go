@@ -134,17 +134,40 @@ func TestCheckSettingsOnDurableServer(t *testing.T) {
 	if err := db.CheckSettings(t.Context(), false); err != nil {
 		t.Errorf("durable server refused: %v", err)
 	}
-	// A walsender is what the server sees of a standby.
-	cc, err := pgconn.ParseConfig(s.url)
-	if err != nil {
-		t.Fatal(err)
+	// What makes backups receives WAL as well, and is no standby. An ordinary role
+	// sees less of it than a superuser.
+	postgrestest.Exec(t, s.url, `CREATE ROLE ordinary LOGIN PASSWORD 'secret'`)
+	u := mustParse(t, s.url)
+	u.User = url.UserPassword("ordinary", "secret")
+	for _, name := range []string{"pg_basebackup", "pg_receivewal"} {
+		walsender(t, s.url, name)
 	}
-	cc.RuntimeParams["replication"] = "true"
-	standby, err := pgconn.ConnectConfig(t.Context(), cc)
-	if err != nil {
-		t.Fatal(err)
+	for _, db := range []*DB{db, openURL(t, u.String())} {
+		if err := db.CheckSettings(t.Context(), false); err != nil {
+			t.Errorf("a base backup and an archive: %v", err)
+		}
 	}
-	defer standby.Close(context.Background())
+	// COMMIT waiting for the archive doesn't make a standby synchronous.
+	walsender(t, s.url, "walreceiver")
+	setNames := func(names string) {
+		postgrestest.Exec(t, s.url, `ALTER SYSTEM SET synchronous_standby_names = '`+names+`'`)
+		postgrestest.Exec(t, s.url, `SELECT pg_reload_conf()`)
+		eventually(t, "the setting is read", func() (is bool) {
+			err := db.pool.QueryRow(t.Context(), `SELECT current_setting('synchronous_standby_names') = $1`, names).Scan(&is)
+			return err == nil && is
+		})
+	}
+	for names, refused := range map[string]bool{
+		"pg_receivewal": true, "FIRST 1 (pg_receivewal)": true, `ANY 1 ("pg_receivewal")`: true, "1 (pg_receivewal)": true,
+		"*": false, "FIRST 2 (pg_receivewal, berlin)": false, "any_one": false,
+	} {
+		setNames(names)
+		ordinary := openURL(t, u.String()) // older connections may not have read the setting yet
+		if err := ordinary.CheckSettings(t.Context(), false); (err != nil) != refused {
+			t.Errorf("a standby, and synchronous_standby_names = '%s': %v", names, err)
+		}
+	}
+	setNames("")
 	if err := db.CheckSettings(t.Context(), false); err == nil || !strings.Contains(err.Error(), "synchronous_standby_names") {
 		t.Errorf("asynchronous standby: %v", err)
 	}
@@ -156,6 +179,21 @@ func TestCheckSettingsOnDurableServer(t *testing.T) {
 	if err := db.CheckSettings(t.Context(), true); err != nil {
 		t.Errorf("a command line setting goes before ALTER SYSTEM: %v", err)
 	}
+}
+
+// walsender is a connection that receives WAL, until the test ends.
+func walsender(t *testing.T, dsn, name string) {
+	t.Helper()
+	cc, err := pgconn.ParseConfig(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cc.RuntimeParams["replication"], cc.RuntimeParams["application_name"] = "true", name
+	conn, err := pgconn.ConnectConfig(t.Context(), cc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(context.WithoutCancel(t.Context())) })
 }
 
 // A restarted server may have lost what it had committed, for all we know.

@@ -17,16 +17,21 @@ type settings struct {
 	fullPageWrites    bool
 	synchronousCommit string
 	standby           bool
-	standbys          int    // connected, other than a base backup
+	standbys          int    // connected
 	synchronousNames  string // which of them COMMIT waits for
 }
+
+// settingsSQL counts as standbys all that receive WAL, but for those that only
+// keep it: nothing fails over to a base backup or an archive. They are told by
+// the names that these programs give themselves, since their state is hidden from
+// an ordinary role.
 
 const settingsSQL = `
 SELECT current_setting('server_version_num')::int, current_setting('server_version'),
        current_setting('fsync')::bool, current_setting('full_page_writes')::bool,
        current_setting('synchronous_commit'), pg_is_in_recovery(),
-       (SELECT count(*) FROM pg_stat_replication WHERE state IS DISTINCT FROM 'backup'),
-       current_setting('synchronous_standby_names')`
+       (SELECT count(*) FROM pg_stat_replication WHERE application_name NOT IN ('pg_basebackup', 'pg_receivewal')),
+       regexp_replace(current_setting('synchronous_standby_names'), '\m(first|any|pg_receivewal)\M|[0-9\s,()"]', '', 'gi')`
 
 // CheckSettings refuses a server on which a commit can be lost that was
 // answered. Each refusal is a sentence that says what is wrong, why it matters
