@@ -389,7 +389,12 @@ func TestPreflight(t *testing.T) {
 		}, batch.ErrForked, false, 401},
 		{"tile missing", func(w *world) {
 			w.storage.Set(merkle.Tile{Level: 0, Index: 1, Width: 401 - 256}.Path(), nil)
-		}, calpe.ErrNotFound, false, 401},
+		}, batch.ErrObjectsBehind, false, 401},
+		{"an older copy of the bucket", func(w *world) {
+			for _, path := range []string{merkle.Tile{Level: 0, Index: 1, Width: 401 - 256}.Path(), merkle.EntryBundlePath(1, 401-256), batch.CheckpointPath(401)} {
+				w.storage.Set(path, nil)
+			}
+		}, batch.ErrObjectsBehind, false, 401},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

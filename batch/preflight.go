@@ -73,7 +73,8 @@ func (s *Sealer) relate(ctx context.Context, row calpe.Checkpoint) (relation, ca
 // CheckStores compares the checkpoint row with what is published, and writes
 // nothing: for a server before it takes requests, and for a doctor. The error
 // says in a sentence what is wrong: [ErrForked] needs an operator, [ErrBehind] is
-// mended by intake's recovery. What a Sealer mends by itself is no error.
+// mended by intake's recovery, [ErrObjectsBehind] by bringing back the newest state
+// of object storage. What a Sealer mends by itself is no error.
 func (s *Sealer) CheckStores(ctx context.Context) error {
 	found, err := s.compare(ctx)
 	if err != nil {

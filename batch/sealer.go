@@ -45,6 +45,11 @@ var ErrForked = errors.New("the database and the published log disagree")
 // rolled it forward.
 var ErrBehind = errors.New("the database is behind the published log")
 
+// ErrObjectsBehind says that object storage lacks tiles of a checkpoint. They
+// were durable before it was recorded or signed (I4), so object storage went back
+// in time, or is another one. Nothing is sealed on it.
+var ErrObjectsBehind = errors.New("object storage is behind the log: put its newest state back, an older copy can't be gone on with")
+
 // SealerConfig is what a [Sealer] needs.
 type SealerConfig struct {
 	Entries     Entries
@@ -291,6 +296,9 @@ func (s *Sealer) edge(ctx context.Context, cp calpe.Checkpoint) (*merkle.Builder
 	tree, err := s.cfg.Log.Edge(ctx, cp)
 	if errors.Is(err, merkle.ErrRootMismatch) {
 		return nil, fmt.Errorf("%w: tiles and the checkpoint of size %d: %w", ErrForked, cp.Size, err)
+	}
+	if errors.Is(err, calpe.ErrNotFound) {
+		return nil, fmt.Errorf("%w: tiles of the checkpoint over %d entries are missing: %w", ErrObjectsBehind, cp.Size, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load the log's edge: %w", err)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/minio/minio-go/v7"
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/receipt/statement"
@@ -372,5 +373,99 @@ func (b *backups) openKeys(sealed string) {
 	b.must("open-keys", sealed, identity, keys)
 	if _, err := os.Stat(filepath.Join(keys, "wallet.passphrase")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the passphrase was sealed with what it opens: %v", err)
+	}
+}
+
+// TestObjectsFromMirror throws database and object storage away and restores both,
+// the objects from a mirror of the gateway's folder: versions and locks are as they
+// were, and the service goes on. An older mirror under the newer database is refused.
+func TestObjectsFromMirror(t *testing.T) {
+	d := prepare(t)
+	startS3 := d.ownS3()
+	storage := startS3()
+	d.create()
+	defer d.node.keepMining(600 * time.Millisecond)()
+	b := newBackups(d)
+	r := &restoration{d: d, address: freeAddress(t)}
+	r.s = d.serve(r.address, nil)
+	r.s.awaitReady()
+	r.l = d.load(clients(), r.s.url)
+	b.receive()
+	base := b.must("base-backup")
+	r.l.awaitMore(30)
+
+	s3dir := filepath.Join(d.dir, "s3")
+	older, mirror := filepath.Join(d.dir, "mirror-older"), filepath.Join(d.dir, "mirror")
+	b.stops(storage)
+	b.must("mirror-objects", s3dir, older)
+	b.must("mirror-objects", s3dir, mirror)
+	storage = startS3()
+	r.l.awaitMore(40)
+	r.awaitSize(func(st status) uint64 { return st.Checkpointed })
+	last := r.l.count()
+	b.awaitReceived()
+	r.lose(window{name: "to the last WAL that was received", from: last})
+	b.stops(storage)
+	b.must("mirror-objects", s3dir, mirror)
+	b.refuses("missing or empty", "mirror-objects", filepath.Join(d.dir, "not-mounted"), mirror)
+	b.restore(base, "restored")
+
+	b.replaceObjects(s3dir, older)
+	storage = startS3()
+	d.refusesToServe("object storage that is older than the database", nil, "object storage is behind the log", "newest state")
+	findings, errs, code := d.calped(nil, "doctor")
+	for _, failed := range []string{"FAILED  the log in object storage", "FAILED  the fence", "FAILED  the newest documents", "object storage is behind the database"} {
+		if code != 1 || !strings.Contains(findings, failed) {
+			t.Errorf("doctor on an older object storage: exit code %d, %q isn't among what it found:\n%s%s", code, failed, findings, errs)
+		}
+	}
+	b.stops(storage)
+
+	b.replaceObjects(s3dir, mirror)
+	startS3()
+	if findings := d.must("doctor"); strings.Contains(findings, "FAILED") || !strings.Contains(findings, "all checks passed") {
+		t.Errorf("doctor after the restoration:\n%s", findings)
+	}
+	r.s = d.serve(r.address, nil)
+	r.s.awaitReady()
+	r.l.awaitMore(40)
+	r.l.stop()
+	v := r.s.check(r.l.all(), r.lost)
+	t.Logf("%d acknowledged (%d after repetition), %d entries of which %d void, %d recoveries", r.l.count(), r.l.retry, v.entries, v.voids, v.recoveries)
+	d.checkDeclared(d.connect(), v.log)
+	d.checkLocks()
+	r.s.exitsCleanly()
+}
+
+func (b *backups) stops(p *process) {
+	b.d.t.Helper()
+	if _, err := p.stop(b.d.t.Context(), time.Minute); err != nil {
+		b.d.t.Fatal(err)
+	}
+}
+
+// replaceObjects puts a mirror into an empty place.
+func (b *backups) replaceObjects(dir, mirror string) {
+	b.d.t.Helper()
+	if err := os.RemoveAll(dir); err != nil {
+		b.d.t.Fatal(err)
+	}
+	b.must("mirror-objects", mirror, dir)
+}
+
+// checkLocks: the versions that rows name can't be deleted, as before.
+func (d *deployment) checkLocks() {
+	t := d.t
+	t.Helper()
+	documents, err := d.rows().NewestDocuments(t.Context(), 1000)
+	if err != nil || len(documents) == 0 {
+		t.Fatalf("%d documents, %v", len(documents), err)
+	}
+	client, bucket := d.objectStorage(), d.env["CALPE_S3_DOCUMENTS_BUCKET"]
+	for _, document := range documents {
+		remove := minio.RemoveObjectOptions{VersionID: document.Object.VersionID}
+		if err := client.RemoveObject(t.Context(), bucket, document.Object.Name, remove); err == nil {
+			t.Errorf("the object of the document with index %d could be deleted", document.Index)
+		}
 	}
 }

@@ -119,6 +119,12 @@ func (d *deployment) refuseDatabase() {
 	d.db.quick = true
 	d.db.start()
 	d.refusesToServe("a database that loses commits", nil, "fsync")
+	findings, _, code := d.calped(nil, "doctor")
+	for _, found := range []string{"FAILED  PostgreSQL keeps", "fsync is off", "full_page_writes is off", "ok      bucket"} {
+		if code != 1 || !strings.Contains(findings, found) {
+			d.t.Errorf("doctor on a database that loses commits: exit code %d, %q isn't among what it found:\n%s", code, found, findings)
+		}
+	}
 	d.db.stop()
 	d.db.quick = false
 	d.db.start()

@@ -50,6 +50,7 @@ type S3 struct {
 	SecretKeyFile   string `help:"File that holds the secret key." env:"SECRET_KEY_FILE" type:"path"`
 	DocumentsBucket string `help:"Private bucket for encrypted documents, with versioning and Object Lock." env:"DOCUMENTS_BUCKET" default:"calpe-documents"`
 	LogBucket       string `help:"Bucket for the log's tiles." env:"LOG_BUCKET" default:"calpe-log"`
+	AllowMissing    bool   `help:"Run although objects of the newest documents are missing, and accept that these documents are lost." env:"ALLOW_MISSING"`
 }
 
 // Bitcoin says where a node is. The second one is optional: with it an anchor is

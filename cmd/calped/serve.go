@@ -230,24 +230,6 @@ func (s *service) metricsServer() *http.Server {
 	}
 }
 
-type doctorCommand struct {
-	serveCommand `embed:""`
-}
-
-// Run does the checks of serve, and says what each found.
-func (c *doctorCommand) Run(ctx context.Context, a *app) error {
-	s, err := c.open(ctx, a)
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	if err := s.check(ctx); err != nil {
-		return err
-	}
-	fmt.Fprintln(a.stdout, "all checks passed")
-	return nil
-}
-
 // run starts the parts, and ends them in the order that Run's comment gives.
 func (s *service) run(ctx context.Context, endpoints []endpoint, grace time.Duration) error {
 	loops, stopLoops := context.WithCancel(context.WithoutCancel(ctx))

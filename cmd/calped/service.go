@@ -20,6 +20,7 @@ import (
 	"github.com/calpe/calpe/internal/buildinfo"
 	"github.com/calpe/calpe/metrics"
 	"github.com/calpe/calpe/receipt"
+	"github.com/calpe/calpe/storage/keyring"
 	"github.com/calpe/calpe/storage/postgres"
 	"github.com/calpe/calpe/storage/s3"
 )
@@ -28,6 +29,7 @@ import (
 type service struct {
 	app      *app
 	log      *slog.Logger
+	keyring  *keyring.Ring
 	identity receipt.Identity
 	db       *postgres.DB
 	objects  *s3.Store
@@ -226,6 +228,7 @@ func (s *service) openIntake(c *serveCommand, published *batch.Log) error {
 	if err != nil {
 		return err
 	}
+	s.keyring = ring
 	mode := s3.Compliance
 	if c.RetainMode == "governance" {
 		mode = s3.Governance
@@ -297,31 +300,6 @@ func (f Finding) finder(rows intake.FoundRows, keys intake.Tagger) (api.Finder, 
 		return nil, nil
 	}
 	return intake.NewFinder(intake.FinderConfig{Rows: rows, Keys: keys})
-}
-
-// check refuses to serve on servers that can't keep Calpe's promises, or whose
-// stores disagree. Each error is a sentence that says what to do.
-func (s *service) check(ctx context.Context) error {
-	if err := s.db.CheckSettings(ctx, s.app.Database.AllowAsyncStandby); err != nil {
-		return err
-	}
-	if err := s.objects.SelfTest(ctx); err != nil {
-		return err
-	}
-	if err := s.checkNode(ctx, s.node); err != nil {
-		return err
-	}
-	if s.second != nil {
-		if err := s.checkNode(ctx, s.second); err != nil {
-			return fmt.Errorf("second Bitcoin node: %w", err)
-		}
-	}
-	err := s.sealer.CheckStores(ctx)
-	if errors.Is(err, batch.ErrBehind) { // an older database: intake rolls it forward before it takes anything
-		s.log.WarnContext(ctx, "the database is behind the published log; intake will recover it", slog.Any("error", err))
-		return nil
-	}
-	return err
 }
 
 // checkNode refuses a node of another network. A node that doesn't answer is no

@@ -30,6 +30,14 @@ func (db *DB) ListDocuments(ctx context.Context, owner, agency string, indices [
 		orNever(created[0]), orNever(created[1]), limit)
 }
 
+// NewestDocuments lists up to limit documents (1 to 1000) of all owners, the newest
+// first. Erased documents aren't in the list.
+func (db *DB) NewestDocuments(ctx context.Context, limit int) ([]calpe.Document, error) {
+	const where = ` FROM document WHERE EXISTS (SELECT FROM document_key k WHERE k.document_id = document.id)
+		ORDER BY index DESC LIMIT $1`
+	return db.documents(ctx, "list the newest documents", limit, where, limit)
+}
+
 // orNever is SQL's NULL for the time that stands for none.
 func orNever(t time.Time) *time.Time {
 	if t.IsZero() {

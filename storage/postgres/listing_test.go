@@ -42,6 +42,27 @@ func openDocuments(t *testing.T) (*DB, []uint64) {
 	return db, indices
 }
 
+func TestNewestDocuments(t *testing.T) {
+	t.Parallel()
+	db, at := openDocuments(t)
+	for limit, want := range map[int][]uint64{1: {at[3] + 1}, 3: {at[3] + 1, at[2], at[1]}, 100: {at[3] + 1, at[2], at[1], at[0]}} {
+		list, err := db.NewestDocuments(t.Context(), limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []uint64
+		for _, d := range list {
+			got = append(got, d.Index)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%d of them, without the erased one (-want +got):\n%s", limit, diff)
+		}
+	}
+	if _, err := db.NewestDocuments(t.Context(), 0); err == nil {
+		t.Error("a list of none was read")
+	}
+}
+
 func TestListDocuments(t *testing.T) {
 	t.Parallel()
 	db, at := openDocuments(t)

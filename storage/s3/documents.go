@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/calpe/calpe"
 	"github.com/minio/minio-go/v7"
 )
 
@@ -87,6 +88,23 @@ func (s *Store) retain(ctx context.Context, name, versionID string, until time.T
 	}
 	return fmt.Errorf("retain %s/%s: server accepted %s until %s but states %q until %s", s.cfg.DocumentsBucket, name,
 		mode, until.Format(time.RFC3339), held.mode, held.until.Format(time.RFC3339))
+}
+
+// StatDocument checks that the server has a document's object, as that version and
+// of that size; it reads none of its bytes. [calpe.ErrNotFound]: it isn't there, or
+// not as that version. [ErrCorrupt]: it has another size.
+func (s *Store) StatDocument(ctx context.Context, object calpe.Object) error {
+	if err := checkDocumentName(object.Name); err != nil {
+		return err
+	}
+	info, err := s.stat(ctx, s.cfg.DocumentsBucket, object.Name, object.VersionID)
+	if err != nil {
+		return err
+	}
+	if want := sealedSize(object.PlainSize); info.Size != want {
+		return fmt.Errorf("%w: %s has %d bytes, want %d", ErrCorrupt, object.Name, info.Size, want)
+	}
+	return nil
 }
 
 // DeleteDocument removes all versions and delete markers of a document's object,

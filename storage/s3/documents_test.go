@@ -859,3 +859,37 @@ func TestAbortStaleUploads(t *testing.T) {
 	}
 	srv.wantNothing(t)
 }
+
+func TestStatDocument(t *testing.T) {
+	store, srv := setup(t)
+	object, _, err := store.PutDocument(t.Context(), s3.NewDocumentName(), newKey(), bytes.NewReader(content(1, 1000)), 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		change func(*calpe.Object)
+		want   error
+	}{
+		"there":           {func(*calpe.Object) {}, nil},
+		"current version": {func(o *calpe.Object) { o.VersionID = "" }, nil},
+		"another version": {func(o *calpe.Object) { o.VersionID = "01KXXXXXXXXXXXXXXXXXXXXXXX" }, calpe.ErrNotFound},
+		"another name":    {func(o *calpe.Object) { o.Name = s3.NewDocumentName() }, calpe.ErrNotFound},
+		"another size":    {func(o *calpe.Object) { o.PlainSize++ }, s3.ErrCorrupt},
+	} {
+		changed := object
+		tt.change(&changed)
+		if err := store.StatDocument(t.Context(), changed); !errors.Is(err, tt.want) || tt.want == nil && err != nil {
+			t.Errorf("%s: %v, want %v", name, err, tt.want)
+		}
+	}
+	if err := store.StatDocument(t.Context(), calpe.Object{Name: "control/fence", PlainSize: 10}); err == nil {
+		t.Error("what is no document was looked for")
+	}
+	// Deleted without naming a version: what the row names is still there.
+	if err := srv.core.RemoveObject(t.Context(), srv.cfg.DocumentsBucket, object.Name, minio.RemoveObjectOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.StatDocument(t.Context(), object); err != nil {
+		t.Errorf("under a delete marker: %v", err)
+	}
+}

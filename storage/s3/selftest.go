@@ -26,30 +26,44 @@ const (
 	probeAge = 10 * time.Minute
 )
 
-// SelfTest tries, on both buckets, every promise of the server that Calpe's own
+// SelfTest is [Store.Examine], as one error that lists each promise that is broken,
+// and what to do. Nothing may be stored before it is nil.
+func (s *Store) SelfTest(ctx context.Context) error {
+	var failed error
+	for _, f := range s.Examine(ctx) {
+		failed = errors.Join(failed, f.Err)
+	}
+	if failed != nil {
+		return fmt.Errorf("object storage self-test: %w", failed)
+	}
+	return nil
+}
+
+// Finding is what the server made of one promise.
+type Finding struct {
+	Bucket  string
+	Promise string // for people
+	Err     error  // nil: it is kept; else what isn't, and what to do
+}
+
+// Examine tries, on both buckets, every promise of the server that Calpe's own
 // promises stand on, with probe objects under "control/probe/": that a wrong
 // checksum is refused, for an object and for a part; that a create-only and a
 // conditional write are honoured; that a range is a range; on the documents bucket
 // also that strangers can't read it, and that a version under Object Lock can be
 // neither deleted nor released.
 //
-// The error lists each promise that is broken, and what to do. Nothing may be
-// stored before it is nil. It leaves one probe behind that is locked for a minute;
-// a later self-test removes it. Several processes may run it at once.
-func (s *Store) SelfTest(ctx context.Context) error {
+// Where the server or the bucket can't be reached at all, what follows isn't tried.
+// It leaves one probe behind that is locked for a minute; a later examination
+// removes it. Several processes may run it at once.
+func (s *Store) Examine(ctx context.Context) (findings []Finding) {
 	var id [16]byte
 	rand.Read(id[:])
-	var failed error
 	for _, bucket := range []string{s.cfg.DocumentsBucket, s.cfg.LogBucket} {
 		t := &probe{store: s, bucket: bucket, name: probePrefix + hex.EncodeToString(id[:])}
-		if err := t.run(ctx); err != nil {
-			failed = errors.Join(failed, err)
-		}
+		findings = append(findings, t.run(ctx)...)
 	}
-	if failed != nil {
-		return fmt.Errorf("object storage self-test: %w", failed)
-	}
-	return nil
+	return findings
 }
 
 // probe is the self-test of one bucket.
@@ -59,24 +73,40 @@ type probe struct {
 	name   string
 }
 
-func (t *probe) run(ctx context.Context) error {
-	checks := []func(context.Context) error{
-		t.wrongChecksum, t.wrongPartChecksum, t.createOnly, t.conditional, t.readBack,
+type promise struct {
+	text string
+	keep func(context.Context) error
+}
+
+func (t *probe) promises() []promise {
+	all := []promise{
+		{"an upload with a wrong checksum is refused", t.wrongChecksum},
+		{"a part with a wrong checksum is refused", t.wrongPartChecksum},
+		{"create-only writes don't overwrite", t.createOnly},
+		{"conditional writes don't overwrite what is newer", t.conditional},
+		{"what was written is read, whole and in part", t.readBack},
 	}
 	if t.bucket == t.store.cfg.DocumentsBucket {
-		checks = append(checks, t.store.checkDocumentsBucket, t.private, t.objectLock)
+		all = append(all, []promise{
+			{"versioning and Object Lock are on", t.store.checkDocumentsBucket},
+			{"strangers can't read it", t.private},
+			{"a locked version can't be deleted, bypassed, shortened or weakened", t.objectLock},
+		}...)
 	}
+	return all
+}
+
+func (t *probe) run(ctx context.Context) (findings []Finding) {
 	defer t.clean(ctx)
-	var failed error
-	for _, check := range checks {
-		err := check(ctx)
-		failed = errors.Join(failed, err)
+	for _, p := range t.promises() {
+		err := p.keep(ctx)
+		findings = append(findings, Finding{t.bucket, p.text, err})
 		// Without bucket, server or valid credentials, the other checks would say the same again.
 		if err != nil && (ctx.Err() != nil || status(err) == 0 || code(err) == minio.NoSuchBucket || badCredentials(err)) && !errors.Is(err, errBroken) {
-			return failed
+			return findings
 		}
 	}
-	return failed
+	return findings
 }
 
 // errBroken marks what the server answered against its promise, as opposed to

@@ -194,7 +194,8 @@ type proxy struct {
 	body    func(r *http.Response) // changes answers, may be nil
 	broken  int
 	stop    chan struct{}
-	claim   int // the status that claimDone answers with
+	claim   int    // the status that claimDone answers with
+	claims  string // the body that claimDone answers with
 	forward *httputil.ReverseProxy
 	server  *httptest.Server
 }
@@ -272,7 +273,9 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case claimDone:
 		_, _ = io.Copy(io.Discard, r.Body)
 		w.Header().Set("ETag", `"claimed"`)
+		w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat))
 		w.WriteHeader(p.claim)
+		_, _ = io.WriteString(w, p.claims)
 	}
 }
 

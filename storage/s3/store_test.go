@@ -3,8 +3,10 @@ package s3_test
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -178,34 +180,60 @@ func TestSelfTestFindsBrokenPromises(t *testing.T) {
 	query := func(key string) func(*http.Request) bool {
 		return func(r *http.Request) bool { return r.URL.Query().Has(key) }
 	}
-	retains := 0
+	retains, looks := 0, 0
+	// lockedAs is a change of the probe's lock, to that mode, that must be refused.
+	lockedAs := func(mode string) func(*http.Request) bool {
+		return func(r *http.Request) bool {
+			if r.Header.Get("X-Amz-Bypass-Governance-Retention") == "" || !r.URL.Query().Has("retention") {
+				return false
+			}
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				return false
+			}
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			return bytes.Contains(body, []byte(mode))
+		}
+	}
 	for name, tt := range map[string]struct {
 		lie   func(*http.Request) bool
 		claim int
 		want  string
+		body  string
 	}{
-		"checksum ignored":       {ends(http.MethodPut, "-checksum"), 200, "X-Amz-Checksum-Sha256 is wrong must be refused"},
-		"part checksum ignored":  {isPart, 200, "a part whose X-Amz-Checksum-Sha256"},
-		"If-None-Match ignored":  {has("If-None-Match", "*"), 200, "If-None-Match: * must be honoured"},
-		"If-Match ignored":       {func(r *http.Request) bool { return isPut(r) && r.Header.Get("If-Match") != "" && r.ContentLength == 5 }, 200, "If-Match must be honoured"},
-		"public":                 {func(r *http.Request) bool { return r.Header.Get("Authorization") == "" }, 200, "readable without credentials"},
-		"locked version deleted": {and(ends(http.MethodDelete, "-lock"), query("versionId")), 204, "a locked version must not be deleted"},
+		"checksum ignored":       {ends(http.MethodPut, "-checksum"), 200, "X-Amz-Checksum-Sha256 is wrong must be refused", ""},
+		"part checksum ignored":  {isPart, 200, "a part whose X-Amz-Checksum-Sha256", ""},
+		"If-None-Match ignored":  {has("If-None-Match", "*"), 200, "If-None-Match: * must be honoured", ""},
+		"If-Match ignored":       {func(r *http.Request) bool { return isPut(r) && r.Header.Get("If-Match") != "" && r.ContentLength == 5 }, 200, "If-Match must be honoured", ""},
+		"public":                 {func(r *http.Request) bool { return r.Header.Get("Authorization") == "" }, 200, "readable without credentials", ""},
+		"locked version deleted": {and(ends(http.MethodDelete, "-lock"), query("versionId")), 204, "a locked version must not be deleted", ""},
 		"deleted with bypass": {func(r *http.Request) bool {
 			return r.Method == http.MethodDelete && r.Header.Get("X-Amz-Bypass-Governance-Retention") != ""
-		}, 204, "must not be deleted by anyone"},
-		"lock shortened": {func(r *http.Request) bool {
-			return r.Header.Get("X-Amz-Bypass-Governance-Retention") != "" && r.URL.Query().Has("retention")
-		}, 200, "must not be shortened"},
-		"lock accepted, not there": {func(r *http.Request) bool { retains++; return r.URL.Query().Has("retention") }, 200, "server accepted COMPLIANCE"},
-		"not versioned":            {query("versioning"), 200, "versioned"},
+		}, 204, "must not be deleted by anyone", ""},
+		"lock shortened": {lockedAs("COMPLIANCE"), 200, "must not be shortened", ""},
+		"lock weakened":  {lockedAs("GOVERNANCE"), 200, "must not become a weaker one", ""},
+		"deleted although it was refused": {func(r *http.Request) bool {
+			if r.Method == http.MethodHead && strings.HasSuffix(r.URL.Path, "-lock") {
+				looks++ // the first one is for the lock that was asked for
+			}
+			return r.Method == http.MethodHead && looks == 2
+		}, 404, "was deleted although the server refused", ""},
+		"range ignored":            {func(r *http.Request) bool { return isGet(r) && r.Header.Get("Range") != "" }, 200, "a Range must be honoured", "second"},
+		"no Object Lock":           {query("object-lock"), 404, "has no Object Lock", "<Error><Code>ObjectLockConfigurationNotFoundError</Code></Error>"},
+		"lock accepted, not there": {func(r *http.Request) bool { retains++; return r.URL.Query().Has("retention") }, 200, "server accepted COMPLIANCE", ""},
+		"not versioned":            {query("versioning"), 200, "isn't versioned", "<VersioningConfiguration/>"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, times(-1, claimDone, tt.lie))
-			p.claim = tt.claim
+			p.claim, p.claims = tt.claim, tt.body
 			store, _ := setup(t, p.use)
-			err := store.SelfTest(t.Context())
-			if err == nil || !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("error %v, want one with %q", err, tt.want)
+			findings := store.Examine(t.Context())
+			broken := slices.DeleteFunc(slices.Clone(findings), func(f s3.Finding) bool { return f.Err == nil })
+			if len(broken) == 0 || !strings.Contains(broken[0].Err.Error(), tt.want) {
+				t.Errorf("findings %v, want one with %q", broken, tt.want)
+			}
+			if len(findings) < 11 || len(broken) > 2 { // for both buckets; one that isn't as it should be isn't tried further
+				t.Errorf("%d findings, of which broken: %v", len(findings), broken)
 			}
 			if p.faults() == 0 {
 				t.Error("the server never lied")
