@@ -60,6 +60,46 @@ type Claim struct {
 // that no retry makes usable.
 var errFence = errors.New("the fence in object storage can't be used")
 
+// maxRaise bounds what a slip of the pen in one command can cost: 340 MB of table.
+const maxRaise = 10_000_000
+
+// RaiseFence lifts the fence of the log to limit, at most 10,000,000 at once. It is
+// for an operator who has to go on from a state of object storage, and of the
+// database, that may be older than the last acknowledgements, and who knows an index
+// that none of them can have reached. When the next server recovers, it fills the log
+// up to there with void entries and declares them, so that no index gets a second
+// commitment (I2). A server that is open already takes it for room, and fills nothing.
+//
+// It gives the limit that was. After an error it may be called again.
+func RaiseFence(ctx context.Context, store FenceStore, log calpe.Hash, limit uint64) (was uint64, err error) {
+	data, etag, err := store.ReadFence(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("read fence: %w", err)
+	}
+	fence, err := ParseFence(data)
+	if err != nil {
+		return 0, err
+	}
+	was = fence.Limit
+	switch {
+	case fence.Log != log:
+		return was, fmt.Errorf("%w: it is for %v, this log is %v", errOtherLog, fence.Log, log)
+	case limit <= was:
+		return was, fmt.Errorf("the fence is at %d already: nothing was done", was)
+	case limit > calpe.MaxLogSize || limit-was > maxRaise:
+		return was, fmt.Errorf("the fence is at %d, and one step may be %d at most: each index costs a void entry", was, maxRaise)
+	}
+	fence.Limit = limit
+	if data, err = fence.encode(); err != nil {
+		return was, err
+	}
+	// Crash here: the fence is as it was, or higher than need be.
+	if _, err := store.ReplaceFence(ctx, data, etag); err != nil {
+		return was, fmt.Errorf("replace fence: %w", err)
+	}
+	return was, nil
+}
+
 // encode writes the fence.
 func (f Fence) encode() ([]byte, error) {
 	f.Type = fenceType

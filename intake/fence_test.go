@@ -2,11 +2,14 @@ package intake_test
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/batch/batchtest"
 	"github.com/calpe/calpe/intake"
 	"github.com/google/go-cmp/cmp"
 )
@@ -67,6 +70,76 @@ func FuzzParseFence(f *testing.F) {
 		}
 		if fence.Limit > calpe.MaxLogSize {
 			t.Errorf("limit %d", fence.Limit)
+		}
+	})
+}
+
+// TestBothWentBack: database and object storage are older than what was promised
+// last, and nothing that is left says so. An operator who says how far promises can
+// have gone keeps every index from a second commitment.
+func TestBothWentBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.start(t, new(batchtest.Faults))
+		p.mustSubmit(t, 10)
+		older, fence, size := w.storage.Fence(), parsed(t, w), uint64(len(w.state.Commitments()))
+		p.mustSubmit(t, 600)
+		p.kill()
+		promised := uint64(len(w.state.Commitments()))
+		if fence.Limit >= promised {
+			t.Fatalf("the older fence is at %d, the log had %d entries: the test isn't the one it should be", fence.Limit, promised)
+		}
+		w.state.GoBack(size)
+		w.state.Restart()
+		w.storage.SetFence(older)
+		objects := batchtest.Objects{Storage: w.storage, Faults: new(batchtest.Faults)}
+		was, err := intake.RaiseFence(t.Context(), objects, w.log.Identity.Hash(), promised+1000)
+		if err != nil || was != fence.Limit {
+			t.Fatalf("raised from %d, %v", was, err)
+		}
+		again := w.start(t, new(batchtest.Faults))
+		batchtest.Pass(5 * time.Second)
+		again.wantState(t, intake.StateOpen)
+		again.mustSubmit(t, 3)
+		w.check(t)
+		if n := len(w.state.Commitments()); uint64(n) < promised+1000 {
+			t.Errorf("%d entries, want void ones up to %d", n, promised+1000)
+		}
+	})
+}
+
+func TestRaiseFenceRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.start(t, new(batchtest.Faults)).kill()
+		was, good := parsed(t, w), w.storage.Fence()
+		log := w.log.Identity.Hash()
+		for name, tt := range map[string]struct {
+			log   calpe.Hash
+			limit uint64
+			fault batchtest.Fault
+			moved bool // whatever it says
+		}{
+			"lower":               {log, was.Limit - 1, batchtest.None, false},
+			"as high":             {log, was.Limit, batchtest.None, false},
+			"a digit too many":    {log, was.Limit + 10_000_001, batchtest.None, false},
+			"above the largest":   {log, calpe.MaxLogSize + 1, batchtest.None, false},
+			"another log":         {calpe.Hash{1}, was.Limit + 1, batchtest.None, false},
+			"failed, not applied": {log, was.Limit + 1, batchtest.NotApplied, false},
+			"failed, but applied": {log, was.Limit + 2, batchtest.Applied, true},
+		} {
+			w.storage.SetFence(good)
+			objects := batchtest.Objects{Storage: w.storage, Faults: batchtest.At(1, tt.fault)}
+			if _, err := intake.RaiseFence(t.Context(), objects, tt.log, tt.limit); err == nil {
+				t.Errorf("%s: raised to %d", name, tt.limit)
+			}
+			if moved := parsed(t, w).Limit != was.Limit; moved != tt.moved {
+				t.Errorf("%s: fence moved: %v", name, moved)
+			}
+		}
+		empty := batchtest.Objects{Storage: batchtest.NewStorage(), Faults: new(batchtest.Faults)}
+		if _, err := intake.RaiseFence(t.Context(), empty, log, 1000); !errors.Is(err, calpe.ErrNotFound) {
+			t.Errorf("no fence: %v", err)
 		}
 	})
 }

@@ -262,6 +262,7 @@ func TestBackupDrill(t *testing.T) {
 	b.receive()
 	base := b.must("base-backup")
 	r.l.awaitMore(40)
+	b.checkRefusals(base)
 	earlier, at := r.l.count(), d.databaseTime()
 	r.l.awaitMore(40)
 	last := r.l.count()
@@ -307,6 +308,88 @@ func TestBackupDrill(t *testing.T) {
 		}
 	}
 	r.s.exitsCleanly()
+}
+
+// checkRefusals: nothing is overwritten, and nothing that is damaged is restored.
+func (b *backups) checkRefusals(base string) {
+	t := b.d.t
+	t.Helper()
+	into := filepath.Join(b.d.dir, "into")
+	b.refuses("isn't empty", "restore-database", base, b.scripts)
+	b.refuses("not a time", "restore-database", base, into, "now'; DROP")
+	b.refuses("usage", "restore-database", base)
+	// A copy of the backup, with one byte of one table changed.
+	elsewhere := filepath.Join(b.d.dir, "damaged")
+	copyTree(t, b.dir, elsewhere)
+	damaged := filepath.Join(elsewhere, "base", filepath.Base(base))
+	file := filepath.Join(damaged, "global", "pg_control")
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[100] ^= 1
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.refuses("pg_control", "restore-database", damaged, into)
+	if err := os.RemoveAll(filepath.Join(elsewhere, "wal")); err != nil {
+		t.Fatal(err)
+	}
+	b.refuses("no WAL", "restore-database", damaged, into)
+	for _, left := range []string{into, into + ".restoring"} {
+		if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is left by what was refused: %v", left, err)
+		}
+	}
+	folder := b.env["CALPE_BACKUP"]
+	b.env["CALPE_BACKUP"] = into
+	b.refuses("is it mounted?", "base-backup")
+	b.refuses("is it mounted?", "receive-wal")
+	b.env["CALPE_BACKUP"] = folder
+	password := b.env["PGPASSFILE"]
+	b.env["PGPASSFILE"] = into
+	b.refuses("doesn't say which one it is", "base-backup")
+	b.env["PGPASSFILE"] = password
+}
+
+// TestFetchWAL: PostgreSQL takes 1 for the end of the WAL, and stops at what is
+// above 125. Only a file that isn't there may be taken for the end.
+func TestFetchWAL(t *testing.T) {
+	wal, to := t.TempDir(), filepath.Join(t.TempDir(), "RECOVERYXLOG")
+	for name, content := range map[string]string{"whole": "whole", "both": "whole", "both.partial": "partial", "begun.partial": "partial"} {
+		if err := os.WriteFile(filepath.Join(wal, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(wal, "unreadable"), 0o700); err != nil { // as a file on a broken disk
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		args []string
+		code int
+		want string
+	}{
+		"whole":              {[]string{wal, "whole", to}, 0, "whole"},
+		"whole goes first":   {[]string{wal, "both", to}, 0, "whole"},
+		"not finished":       {[]string{wal, "begun", to}, 0, "partial"},
+		"there is none":      {[]string{wal, "none", to}, 1, ""},
+		"can't be read":      {[]string{wal, "unreadable", to}, 200, ""},
+		"can't be written":   {[]string{wal, "whole", filepath.Join(to, "x")}, 200, ""},
+		"folder not mounted": {[]string{filepath.Join(wal, "gone"), "whole", to}, 200, ""},
+		"no arguments":       {nil, 200, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := os.RemoveAll(to); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.CommandContext(t.Context(), "../deploy/backup/fetch-wal", tt.args...)
+			_ = cmd.Run() // its exit code is what counts
+			got, _ := os.ReadFile(to)
+			if code := cmd.ProcessState.ExitCode(); code != tt.code || string(got) != tt.want {
+				t.Errorf("exit code %d and %q, want %d and %q", code, got, tt.code, tt.want)
+			}
+		})
+	}
 }
 
 // databaseTime is the time as the database has it, for restore-database.

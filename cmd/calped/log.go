@@ -20,6 +20,7 @@ type logCommand struct {
 	Show   logShow   `cmd:"" help:"Print the log's identity, to be published and pinned by verifiers."`
 	// RestoreFence is a command of its own, and no setting of serve: it is said once.
 	RestoreFence logRestoreFence `cmd:"" help:"Bring back the fence, if it was deleted in object storage."`
+	RaiseFence   logRaiseFence   `cmd:"" help:"After both database and object storage were restored from older states: say how far indices may have been acknowledged."`
 }
 
 type logCreate struct {
@@ -219,4 +220,35 @@ func (c *logRestoreFence) Run(ctx context.Context, a *app) error {
 		fmt.Fprintf(a.stdout, "the log has %d entries, and a new fence at %d; start the servers again\n", status.Next, status.Limit)
 		return nil
 	})
+}
+
+type logRaiseFence struct {
+	To uint64 `required:"" help:"Index that no acknowledgement can have reached. What lies between is filled with void entries." placeholder:"INDEX"`
+}
+
+// Run is for before the first server is started on what was restored.
+func (c *logRaiseFence) Run(ctx context.Context, a *app) error {
+	objects, err := a.openObjects()
+	if err != nil {
+		return err
+	}
+	db, err := a.openDatabase(ctx)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	d, err := db.Deployment(ctx)
+	if err != nil {
+		return fmt.Errorf("read the log's identity: %w", err)
+	}
+	identity, err := receipt.ParseIdentity(d.Identity)
+	if err != nil {
+		return err
+	}
+	was, err := intake.RaiseFence(ctx, objects, identity.Hash(), c.To)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(a.stdout, "the fence was at %d and is at %d; start the servers\n", was, c.To)
+	return nil
 }
