@@ -17,6 +17,7 @@ import (
 	"github.com/minio/minio-go/v7"
 
 	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/internal/porttest"
 	"github.com/calpe/calpe/receipt/statement"
 )
 
@@ -78,7 +79,7 @@ func (b *backups) begin(name string) {
 
 // try runs a script to its end.
 func (b *backups) try(script string, args ...string) (stdout string, err error) {
-	ctx, cancel := context.WithTimeout(b.d.t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(b.d.t.Context(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(b.scripts, script), args...)
 	var out, errs bytes.Buffer
@@ -124,7 +125,7 @@ func (b *backups) receive() {
 	}
 	t.Cleanup(b.wal.kill)
 	conn := b.d.connect()
-	eventually(t, time.Minute, "WAL is received", func(ctx context.Context) error {
+	eventually(t, "WAL is received", func(ctx context.Context) error {
 		var streams bool
 		err := conn.QueryRow(ctx, `SELECT count(*) = 1 FROM pg_stat_replication WHERE application_name = 'pg_receivewal' AND state = 'streaming'`).Scan(&streams)
 		if err == nil && !streams {
@@ -143,7 +144,7 @@ func (b *backups) awaitReceived() {
 	if err := conn.QueryRow(t.Context(), `SELECT pg_current_wal_flush_lsn()::text`).Scan(&end); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Minute, "the archive has the WAL up to "+end, func(ctx context.Context) error {
+	eventually(t, "the archive has the WAL up to "+end, func(ctx context.Context) error {
 		var has bool
 		err := conn.QueryRow(ctx, `SELECT coalesce(bool_or(flush_lsn >= $1::text::pg_lsn), false) FROM pg_stat_replication WHERE application_name = 'pg_receivewal'`, end).Scan(&has)
 		if err == nil && !has {
@@ -163,7 +164,7 @@ func (b *backups) commitsWait() {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, time.Minute, "COMMIT waits for the archive", func(ctx context.Context) error {
+	eventually(t, "COMMIT waits for the archive", func(ctx context.Context) error {
 		var waits bool
 		err := conn.QueryRow(ctx, `SELECT count(*) = 1 FROM pg_stat_replication WHERE application_name = 'pg_receivewal' AND sync_state = 'quorum'`).Scan(&waits)
 		if err == nil && !waits {
@@ -175,7 +176,7 @@ func (b *backups) commitsWait() {
 
 func (b *backups) stopReceiving() {
 	b.d.t.Helper()
-	if _, err := b.wal.stop(b.d.t.Context(), time.Minute); err != nil {
+	if _, err := b.wal.stop(b.d.t.Context()); err != nil {
 		b.d.t.Fatal(err)
 	}
 }
@@ -197,7 +198,7 @@ func (b *backups) restore(base, name string, until ...string) {
 	}
 	d.db = startDatabase(d.t, dir)
 	d.env["CALPE_DATABASE_URL"] = d.db.info.URL
-	eventually(d.t, time.Minute, "the database is restored", func(ctx context.Context) error {
+	eventually(d.t, "the database is restored", func(ctx context.Context) error {
 		conn, err := pgx.Connect(ctx, d.db.info.URL)
 		if err != nil {
 			return err
@@ -210,16 +211,6 @@ func (b *backups) restore(base, name string, until ...string) {
 		}
 		return err
 	})
-}
-
-// throwAway removes the database with its machine's disk.
-func (d *deployment) throwAway() {
-	d.t.Helper()
-	d.db.kill()
-	pause(d.t.Context(), settle)
-	if err := os.RemoveAll(d.db.dir); err != nil {
-		d.t.Fatal(err)
-	}
 }
 
 // checkDeclared: each void entry is within a range that a signed statement
@@ -271,7 +262,7 @@ func TestBackupDrill(t *testing.T) {
 	d := deploy(t)
 	defer d.node.keepMining(600 * time.Millisecond)()
 	b := newBackups(d)
-	r := &restoration{d: d, address: freeAddress(t)}
+	r := &restoration{d: d, address: porttest.Address(t)}
 	r.s = d.serve(r.address, nil)
 	r.s.awaitReady()
 	r.l = d.load(clients(), r.s.url)
@@ -430,7 +421,11 @@ func (r *restoration) lose(windows ...window) {
 		r.d.t.Fatal(err)
 	}
 	r.s.kill()
-	r.d.throwAway()
+	r.d.db.kill()
+	r.l.settle()
+	if err := os.RemoveAll(r.d.db.dir); err != nil {
+		r.d.t.Fatal(err)
+	}
 	windows[0].to = r.l.count()
 	for _, w := range windows {
 		w.sealed = st.Checkpointed
@@ -490,7 +485,7 @@ func TestObjectsFromMirror(t *testing.T) {
 	d.create()
 	defer d.node.keepMining(600 * time.Millisecond)()
 	b := newBackups(d)
-	r := &restoration{d: d, address: freeAddress(t)}
+	r := &restoration{d: d, address: porttest.Address(t)}
 	r.s = d.serve(r.address, nil)
 	r.s.awaitReady()
 	r.l = d.load(clients(), r.s.url)
@@ -546,7 +541,7 @@ func TestObjectsFromMirror(t *testing.T) {
 
 func (b *backups) stops(p *process) {
 	b.d.t.Helper()
-	if _, err := p.stop(b.d.t.Context(), time.Minute); err != nil {
+	if _, err := p.stop(b.d.t.Context()); err != nil {
 		b.d.t.Fatal(err)
 	}
 }
