@@ -190,7 +190,9 @@ func TestOpenSetsTheSession(t *testing.T) {
 	// What an administrator, or a URL, may have set goes behind.
 	postgrestest.Exec(t, u, `ALTER DATABASE `+database+` SET synchronous_commit = off`)
 	postgrestest.Exec(t, u, `ALTER DATABASE `+database+` SET default_transaction_isolation = 'serializable'`)
-	db := openURL(t, u+"&options=-c%20synchronous_commit%3Doff", func(c *Config) { c.StatementTimeout = 7 * time.Second })
+	db := openURL(t, u+"&options=-c%20synchronous_commit%3Doff", func(c *Config) {
+		c.StatementTimeout, c.LockTimeout = 7*time.Second, 20*time.Second
+	})
 
 	want := map[string]string{
 		"synchronous_commit": "on", "application_name": "calped", "statement_timeout": "7s", "lock_timeout": "20s",
