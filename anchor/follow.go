@@ -68,6 +68,7 @@ func (e *Engine) rewind(ctx context.Context, epoch uint64, tip, fork ledger.Bloc
 	}
 	// Crash here: the journal ends at the fork, and the next step connects the
 	// new branch from there.
+	commitpoint.Reached(commitpoint.AnchorRewound)
 	if e.cfg.Reorganised != nil {
 		e.cfg.Reorganised(depth)
 	}

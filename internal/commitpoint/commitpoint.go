@@ -43,6 +43,7 @@ const (
 	AnswerRecorded Point = "anchor.answer-recorded"
 	AnchorMined    Point = "anchor.mined-recorded"
 	AnchorFinal    Point = "anchor.final-recorded"
+	AnchorRewound  Point = "anchor.rewound"
 )
 
 // All lists every point, for the test that crashes at each.
@@ -52,6 +53,6 @@ func All() []Point {
 		FenceRaised, GroupInserted, GroupCommitted, GroupAnswered, ObjectRetained, RetainRecorded,
 		RecoveryFilled, RecoveryRolled, RecoveryFenced, RecoveryClaimed,
 		TileStored, TilesStored, CheckpointStored, CheckpointRow,
-		AttemptStored, AttemptSigned, AttemptSent, AnswerRecorded, AnchorMined, AnchorFinal,
+		AttemptStored, AttemptSigned, AttemptSent, AnswerRecorded, AnchorMined, AnchorFinal, AnchorRewound,
 	}
 }
