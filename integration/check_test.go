@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/btcsuite/btcd/wire/v2"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/calpe/calpe"
@@ -106,7 +107,7 @@ func (d *deployment) followCoins() (links []spend, live calpe.Outpoint) {
 		d.t.Fatal(err)
 	}
 	live = *d.identity.FirstOutpoint
-	value := int64(-1)
+	values := map[calpe.Outpoint]int64{} // of all outputs, because deposits join anchors
 	for height := uint32(1); height <= tip; height++ {
 		hash, err := d.node.client.BlockHash(ctx, height)
 		if err != nil {
@@ -118,9 +119,7 @@ func (d *deployment) followCoins() (links []spend, live calpe.Outpoint) {
 		}
 		for _, tx := range block.Transactions {
 			txid := calpe.BlockHash(tx.TxHash())
-			if txid == d.identity.FirstOutpoint.TxID {
-				value = tx.TxOut[d.identity.FirstOutpoint.Vout].Value
-			}
+			fee := moved(tx, txid, values)
 			payload, err := calpe.ParsePayloadScript(tx.TxOut[0].PkScript)
 			anchor := err == nil
 			in := tx.TxIn[0].PreviousOutPoint
@@ -130,14 +129,26 @@ func (d *deployment) followCoins() (links []spend, live calpe.Outpoint) {
 				d.t.Fatalf("transaction %v in block %d: spends the coin %v: %v, has a payload: %v", txid, height, live, spends, anchor)
 			case !spends:
 				continue
-			case len(tx.TxOut) != 2 || len(tx.TxIn) != 1 || tx.TxOut[0].Value != 0:
+			case len(tx.TxOut) != 2 || tx.TxOut[0].Value != 0:
 				d.t.Fatalf("anchor %v in block %d has another form than an anchor", txid, height)
 			}
-			links = append(links, spend{txid, live, payload, value - tx.TxOut[1].Value, height})
-			live, value = calpe.Outpoint{TxID: txid, Vout: 1}, tx.TxOut[1].Value
+			links = append(links, spend{txid, live, payload, fee, height})
+			live = calpe.Outpoint{TxID: txid, Vout: 1}
 		}
 	}
 	return links, live
+}
+
+// moved is what a transaction pays as fee. It keeps the values of its outputs.
+func moved(tx *wire.MsgTx, txid calpe.BlockHash, values map[calpe.Outpoint]int64) (fee int64) {
+	for _, in := range tx.TxIn {
+		fee += values[calpe.Outpoint{TxID: calpe.BlockHash(in.PreviousOutPoint.Hash), Vout: in.PreviousOutPoint.Index}]
+	}
+	for vout, out := range tx.TxOut {
+		fee -= out.Value
+		values[calpe.Outpoint{TxID: txid, Vout: uint32(vout)}] = out.Value
+	}
+	return fee
 }
 
 // verdict is what the whole-state check found, for the summary.

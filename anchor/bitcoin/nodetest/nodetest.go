@@ -46,18 +46,21 @@ type Node struct {
 	address string
 	// elsewhere is an address that nobody has the key of.
 	elsewhere string
-	rpc       string
-	p2p       string
-	process   *process
-	spent     uint32 // the faucet has spent the coinbases up to this height
-	mined     uint64 // blocks that were made by hand
+	user      string
+	// password of user.
+	password string
+	rpc      string
+	p2p      string
+	process  *process
+	spent    uint32 // the faucet has spent the coinbases up to this height
+	mined    uint64 // blocks that were made by hand
 }
 
 // Start starts a node that dies with the test, with enough blocks that the
 // faucet has money and segwit is active.
 func Start(tb testing.TB, kind Kind, network calpe.Network) *Node {
 	tb.Helper()
-	n := &Node{tb: tb, kind: kind, network: network, dir: tb.TempDir()}
+	n := &Node{tb: tb, kind: kind, network: network, user: user, password: password, dir: tb.TempDir()}
 	n.makeFaucet()
 	n.startSomewhere()
 	tb.Cleanup(func() { n.Stop() })
@@ -66,6 +69,15 @@ func Start(tb testing.TB, kind Kind, network calpe.Network) *Node {
 		blocks = 310 // segwit becomes active by the votes of 300 blocks
 	}
 	n.Generate(blocks)
+	return n
+}
+
+// Attach gives the methods that mine and reorganise to a node that runs already:
+// a btcd on regtest.
+func Attach(tb testing.TB, client *bitcoin.Client, url, user, password string) *Node {
+	tb.Helper()
+	n := &Node{Client: client, URL: url, tb: tb, kind: Btcd, network: calpe.Regtest, user: user, password: password}
+	n.makeFaucet()
 	return n
 }
 
@@ -263,7 +275,7 @@ func (n *Node) call(result any, method string, params ...any) error {
 	if err != nil {
 		return err
 	}
-	req.SetBasicAuth(user, password)
+	req.SetBasicAuth(n.user, n.password)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return err
