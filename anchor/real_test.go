@@ -27,6 +27,7 @@ type realWorld struct {
 	keystore string
 	signs    anchor.Signer // instead of one with keys, where that isn't nil
 	signer   anchor.Signer // of the engine
+	through  anchor.Node   // what the engine talks to, where that isn't the node itself
 	caps     wallet.Caps
 	engine   *anchor.Engine
 	now      time.Time
@@ -101,8 +102,12 @@ func (w *realWorld) restart() {
 	if w.signs != nil {
 		w.signer = w.signs
 	}
+	node := w.through
+	if node == nil {
+		node = w.node
+	}
 	if w.engine, err = anchor.New(anchor.Config{
-		Network: w.net, Store: w.store, Node: w.node, Second: w.second, Signer: w.signer, Log: w.log, Caps: w.caps,
+		Network: w.net, Store: w.store, Node: node, Second: w.second, Signer: w.signer, Log: w.log, Caps: w.caps,
 		Interval: interval, Now: func() time.Time { return w.now },
 		StopIntake: func(reason error) { w.t.Errorf("intake was stopped: %v", reason) },
 	}); err != nil {

@@ -175,6 +175,17 @@ func (n *Node) output() string {
 	return string(out[max(0, len(out)-2000):])
 }
 
+// Through is a client that reaches the node by way of another address.
+func (n *Node) Through(url string, timeout time.Duration) *bitcoin.Client {
+	n.tb.Helper()
+	client, err := bitcoin.New(bitcoin.Config{URL: url, User: n.user, Password: n.password, Timeout: timeout})
+	if err != nil {
+		n.tb.Fatalf("make client: %v", err)
+	}
+	n.tb.Cleanup(client.Close)
+	return client
+}
+
 // Stop ends the node cleanly. Its mempool is lost.
 func (n *Node) Stop() {
 	n.tb.Helper()
