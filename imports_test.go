@@ -21,18 +21,19 @@ var mayImport = map[string][]string{
 	"merkle":               {""},
 	"internal/commitpoint": {},
 	"internal/buildinfo":   {},
+	"internal/chainparams": {""},
 	"migrations":           {},
 
-	"receipt/headers":   {""},
+	"receipt/headers":   {"", "internal/chainparams"},
 	"receipt/statement": {""},
 	"receipt":           {"", "merkle", "receipt/headers", "receipt/statement"},
 	"receipt/ots":       {"", "merkle", "receipt", "receipt/headers"},
 
 	"anchor/ledger":  {""},
-	"anchor/bitcoin": {"", "anchor/ledger"},
+	"anchor/bitcoin": {"", "anchor/ledger", "internal/chainparams"},
 	"anchor/wallet":  {"", "anchor/ledger"},
 	"anchor/signer":  {"", "anchor/ledger", "anchor/wallet", "merkle"},
-	"anchor":         {"", "anchor/ledger", "anchor/wallet", "anchor/bitcoin", "merkle", "receipt", "internal/commitpoint"},
+	"anchor":         {"", "anchor/ledger", "anchor/wallet", "anchor/bitcoin", "merkle", "receipt", "internal/chainparams", "internal/commitpoint"},
 
 	"storage/keyring":  {""},
 	"storage/postgres": {"", "anchor/ledger", "migrations", "internal/commitpoint"},

@@ -13,6 +13,7 @@ import (
 	"github.com/calpe/calpe/anchor/bitcoin"
 	"github.com/calpe/calpe/anchor/ledger"
 	"github.com/calpe/calpe/anchor/wallet"
+	"github.com/calpe/calpe/internal/chainparams"
 	"github.com/calpe/calpe/internal/commitpoint"
 
 	"github.com/btcsuite/btcd/wire/v2"
@@ -255,7 +256,7 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Store == nil || cfg.Node == nil || cfg.Signer == nil || cfg.Log == nil {
 		return nil, errors.New("anchor engine lacks its store, node, signer or log")
 	}
-	if _, err := bitcoin.Params(cfg.Network); err != nil {
+	if _, err := chainparams.For(cfg.Network); err != nil {
 		return nil, err
 	}
 	if err := cfg.Caps.Validate(); err != nil {

@@ -9,27 +9,8 @@ import (
 	"github.com/btcsuite/btcd/chaincfg/v2"
 
 	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/internal/chainparams"
 )
-
-// Params gives the parameters of a network. The error is for a name that isn't
-// one of [calpe.Network]'s.
-func Params(network calpe.Network) (*chaincfg.Params, error) {
-	switch network {
-	case calpe.Mainnet:
-		return &chaincfg.MainNetParams, nil
-	case calpe.Testnet3:
-		return &chaincfg.TestNet3Params, nil
-	case calpe.Testnet4:
-		return &chaincfg.TestNet4Params, nil
-	case calpe.Signet:
-		return &chaincfg.SigNetParams, nil
-	case calpe.Regtest:
-		return &chaincfg.RegressionNetParams, nil
-	case calpe.Simnet:
-		return &chaincfg.SimNetParams, nil
-	}
-	return nil, fmt.Errorf("unknown Bitcoin network %q", network)
-}
 
 // CheckNetwork compares the node's genesis block and the name of its chain with
 // the network. For signet, whose variants all share one genesis block (BIP 325),
@@ -37,7 +18,7 @@ func Params(network calpe.Network) (*chaincfg.Params, error) {
 // bytes, which follow from the challenge. The error
 // is [ErrWrongNetwork], or that of a call that failed.
 func (c *Client) CheckNetwork(ctx context.Context, network calpe.Network) error {
-	params, err := Params(network)
+	params, err := chainparams.For(network)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/btcsuite/btcd/chainhash/v2"
 
 	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/internal/chainparams"
 )
 
 // Pin is a block that the chain must have at a height, if it is that long.
@@ -83,9 +84,9 @@ const (
 // on mainnet, testnet3 and testnet4, and on mainnet the minimum work. The result
 // is the caller's own. An unknown name is the only error that a caller can cause.
 func ParamsFor(network calpe.Network) (Params, error) {
-	chain, err := chainParams(network)
+	chain, err := chainparams.For(network)
 	if err != nil {
-		return Params{}, err
+		return Params{}, fmt.Errorf("no header rules: %w", err)
 	}
 	p, err := fromChaincfg(network, chain)
 	if err != nil {
@@ -102,24 +103,6 @@ func ParamsFor(network calpe.Network) (Params, error) {
 	default: // private signets share a genesis block; the others are anybody's: nothing to pin
 	}
 	return p, err
-}
-
-func chainParams(network calpe.Network) (*chaincfg.Params, error) {
-	switch network {
-	case calpe.Mainnet:
-		return &chaincfg.MainNetParams, nil
-	case calpe.Testnet3:
-		return &chaincfg.TestNet3Params, nil
-	case calpe.Testnet4:
-		return &chaincfg.TestNet4Params, nil
-	case calpe.Signet:
-		return &chaincfg.SigNetParams, nil
-	case calpe.Regtest:
-		return &chaincfg.RegressionNetParams, nil
-	case calpe.Simnet:
-		return &chaincfg.SimNetParams, nil
-	}
-	return nil, fmt.Errorf("no header rules for Bitcoin network %q", network)
 }
 
 func fromChaincfg(network calpe.Network, c *chaincfg.Params) (Params, error) {

@@ -24,6 +24,7 @@ import (
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/anchor/bitcoin"
+	"github.com/calpe/calpe/internal/chainparams"
 	"github.com/calpe/calpe/internal/porttest"
 )
 
@@ -107,7 +108,7 @@ func (n *Node) startSomewhere() {
 
 func (n *Node) makeFaucet() {
 	n.tb.Helper()
-	params, err := bitcoin.Params(n.network)
+	params, err := chainparams.For(n.network)
 	if err != nil {
 		n.tb.Fatalf("faucet: %v", err)
 	}
