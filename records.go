@@ -158,6 +158,9 @@ type Group struct {
 // Every index in those rows is relative to the submission's first entry; what
 // is read from the store has the index in the log.
 type Submission struct {
+	// Owner is whose request it is, so that those who wait are served in turn. No
+	// row has it. Empty: the service's own.
+	Owner         string
 	Commitments   []Commitment
 	Idempotency   *Idempotency   // nil: a repeated request makes a second entry
 	Document      *Document      // with Key

@@ -86,6 +86,7 @@ func (s *Service) submission(d draft) (calpe.Submission, Document, error) {
 		return calpe.Submission{}, Document{}, err
 	}
 	submission := calpe.Submission{
+		Owner:       d.upload.Owner,
 		Commitments: []calpe.Commitment{calpe.Commit(d.digest, document.Salt)},
 		Document: &calpe.Document{
 			ID: d.id, Owner: d.upload.Owner, Object: d.object, Sealed: sealed, DigestTag: digestTag(s.cfg.Keys, d.digest),

@@ -57,7 +57,8 @@ type RecorderConfig struct {
 	Promise time.Duration
 	// GroupSize is how many entries of single submissions go into one group. Default 1024.
 	GroupSize int
-	// Queue is how many submissions may wait, of 2^20 entries at most. Default 4096.
+	// Queue is how many submissions may wait, of 2^20 entries at most. No owner has
+	// more of the places than are free. Default 4096.
 	Queue int
 	// Committers is how many groups are on their way to the database at the same
 	// time. Default 2: one collects while the other commits.
@@ -214,6 +215,7 @@ var ErrMaybeRecorded = errors.New("the submission may have been recorded")
 // Recorded is what became of a submission.
 type Recorded struct {
 	First    uint64 // index of its first entry; the others follow
+	Count    uint64 // of its entries
 	Existing bool   // it was recorded before, under the same Idempotency-Key
 	// Document of the earlier request, if Existing.
 	Document        calpe.DocumentID
@@ -273,7 +275,7 @@ func (r *Recorder) recorded(ctx context.Context, submission calpe.Submission, a 
 		return Recorded{}, a.err
 	}
 	if a.existing == nil {
-		return Recorded{First: a.first, Acknowledgement: a.ack}, nil
+		return Recorded{First: a.first, Count: uint64(len(submission.Commitments)), Acknowledgement: a.ack}, nil
 	}
 	return r.existing(ctx, submission.Idempotency.RequestTag, *a.existing)
 }
@@ -284,11 +286,16 @@ func (r *Recorder) existing(ctx context.Context, tag []byte, earlier calpe.Idemp
 	if !bytes.Equal(tag, earlier.RequestTag) {
 		return Recorded{}, calpe.Errorf(calpe.CodeIdempotencyMismatch, "the Idempotency-Key was used for another request before")
 	}
+	return r.again(ctx, earlier)
+}
+
+// again is the answer that an earlier request was given.
+func (r *Recorder) again(ctx context.Context, earlier calpe.Idempotency) (Recorded, error) {
 	ack, err := r.AcknowledgementOf(ctx, earlier.First)
 	if err != nil {
 		return Recorded{}, err
 	}
-	return Recorded{First: earlier.First, Existing: true, Document: earlier.Document, Acknowledgement: ack}, nil
+	return Recorded{First: earlier.First, Count: earlier.Count, Existing: true, Document: earlier.Document, Acknowledgement: ack}, nil
 }
 
 // refusal is the error for a submission that was not recorded.

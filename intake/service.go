@@ -351,9 +351,12 @@ func newDocumentID() (id calpe.DocumentID) {
 // Commitments are commitments that a client made itself: the service sees
 // neither documents nor salts.
 type Commitments struct {
-	Commitments    []calpe.Commitment // 1 to calpe.MaxGroup, get indices in a row
-	Owner          string
-	IdempotencyKey string // as in Upload
+	Commitments []calpe.Commitment // 1 to calpe.MaxGroup, get indices in a row
+	Owner       string
+	// IdempotencyKey as in Upload. The groups of one upload share it, and are told
+	// apart by Offset: how many commitments of the upload come before.
+	IdempotencyKey string
+	Offset         uint64
 }
 
 // Commit records commitments. More than one make a commit group of their own,
@@ -366,16 +369,43 @@ func (s *Service) Commit(ctx context.Context, c Commitments) (Recorded, error) {
 	if err := checkIdempotencyKey(c.IdempotencyKey); err != nil {
 		return Recorded{}, err
 	}
-	submission := calpe.Submission{Commitments: c.Commitments}
+	submission := calpe.Submission{Owner: c.Owner, Commitments: c.Commitments}
 	if c.IdempotencyKey != "" {
 		hash := sha256.New()
 		for _, commitment := range c.Commitments {
 			hash.Write(commitment[:])
 		}
 		submission.Idempotency = &calpe.Idempotency{
-			Owner: c.Owner, KeyHash: sha256.Sum256([]byte(c.IdempotencyKey)),
+			Owner: c.Owner, KeyHash: groupKey(c.IdempotencyKey, c.Offset),
 			RequestTag: s.cfg.Keys.Tag("commitments request", hash.Sum(nil)),
 		}
 	}
 	return s.cfg.Recorder.Record(ctx, submission)
+}
+
+// groupKey is what is stored of an Idempotency-Key for the group that begins at
+// offset. A key has no zero byte, so no two have a hash in common.
+func groupKey(key string, offset uint64) calpe.Hash {
+	if offset == 0 {
+		return hashOf(key)
+	}
+	return sha256.Sum256(fmt.Appendf(nil, "%s\x00%d", key, offset))
+}
+
+// Committed is the answer that Commit gave for the group at that offset of an
+// upload; [calpe.CodeNotFound] if it isn't recorded.
+func (s *Service) Committed(ctx context.Context, owner, key string, offset uint64) (Recorded, error) {
+	if err := checkIdempotencyKey(key); err != nil {
+		return Recorded{}, err
+	}
+	row, err := s.cfg.Documents.Idempotency(ctx, owner, groupKey(key, offset))
+	switch {
+	case errors.Is(err, calpe.ErrNotFound):
+		return Recorded{}, calpe.Errorf(calpe.CodeNotFound, "nothing is recorded under this Idempotency-Key at offset %d", offset)
+	case err != nil:
+		return Recorded{}, unavailable(err)
+	case !row.Document.IsZero():
+		return Recorded{}, calpe.Errorf(calpe.CodeIdempotencyMismatch, "the Idempotency-Key was used for a document")
+	}
+	return s.cfg.Recorder.again(ctx, row)
 }
