@@ -18,11 +18,19 @@ type pacedBody struct {
 	body    io.Reader
 	control *http.ResponseController
 	now     func() time.Time
-	start   time.Time
-	read    int64
+	begun   time.Time
+	start   time.Time // from which on the rate counts
+	read    int64     // since then
 	pace    Pace
 	err     error // that ended it
 }
+
+// nothingKept is in the messages about bodies that didn't come to their end.
+const nothingKept = "nothing was kept"
+
+// nextPart lets the rate count anew: what the server did since the last part, or
+// how fast that came, says nothing of the next one.
+func (b *pacedBody) nextPart() { b.start, b.read = b.now(), 0 }
 
 // boundBodies limits the time for a body that nobody reads, as after a refusal:
 // net/http reads on before it answers, and would wait for ever. Whoever reads
@@ -153,9 +161,10 @@ func (p Pace) withDefaults() Pace {
 
 // paced is the request's body, of up to limit bytes.
 func (s *Server) paced(w http.ResponseWriter, r *http.Request, limit int64) *pacedBody {
+	now := s.cfg.Now()
 	return &pacedBody{
 		body:    http.MaxBytesReader(unwrapped(w), r.Body, limit),
-		control: http.NewResponseController(w), now: s.cfg.Now, start: s.cfg.Now(), pace: s.cfg.Pace,
+		control: http.NewResponseController(w), now: s.cfg.Now, begun: now, start: now, pace: s.cfg.Pace,
 	}
 }
 
@@ -175,7 +184,7 @@ func (b *pacedBody) readMore(buf []byte) (int, error) {
 	if err := b.tooSlow(now); err != nil {
 		return 0, err
 	}
-	deadline := earlier(now.Add(b.pace.Idle), b.start.Add(b.pace.Total))
+	deadline := earlier(now.Add(b.pace.Idle), b.begun.Add(b.pace.Total))
 	// A connection without deadlines (a test's recorder) is paced by the rate alone.
 	_ = b.control.SetReadDeadline(deadline)
 	n, err := b.body.Read(buf)
@@ -186,11 +195,11 @@ func (b *pacedBody) readMore(buf []byte) (int, error) {
 func (b *pacedBody) tooSlow(now time.Time) error {
 	elapsed := now.Sub(b.start)
 	switch {
-	case elapsed > b.pace.Total:
-		return calpe.Errorf(calpe.CodeSlowClient, "The upload took longer than %v; nothing was kept.", b.pace.Total)
+	case now.Sub(b.begun) > b.pace.Total:
+		return calpe.Errorf(calpe.CodeSlowClient, "The upload took longer than %v; "+nothingKept+".", b.pace.Total)
 	case elapsed > b.pace.Grace && float64(b.read) < elapsed.Seconds()*float64(b.pace.MinRate):
 		return calpe.Errorf(calpe.CodeSlowClient,
-			"The body came at less than %d bytes a second; nothing was kept.", b.pace.MinRate)
+			"The body came at less than %d bytes a second; "+nothingKept+".", b.pace.MinRate)
 	}
 	return nil
 }
@@ -207,9 +216,9 @@ func clientError(err error) error {
 	case errors.As(err, &tooLarge):
 		return &calpe.Error{Code: calpe.CodeTooLarge, Message: "The request is larger than this service takes.", Err: err}
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return &calpe.Error{Code: calpe.CodeSlowClient, Message: "Nothing arrived for too long; nothing was kept.", Err: err}
+		return &calpe.Error{Code: calpe.CodeSlowClient, Message: "Nothing arrived for too long; " + nothingKept + ".", Err: err}
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return &calpe.Error{Code: calpe.CodeInvalidRequest, Message: "The body ended before its end; nothing was kept.", Err: err}
+		return &calpe.Error{Code: calpe.CodeInvalidRequest, Message: "The body ended before its end; " + nothingKept + ".", Err: err}
 	}
 	return err
 }

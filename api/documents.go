@@ -57,14 +57,21 @@ func (s *Server) postDocument(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := s.accounts.admit(owner, 1, max(r.ContentLength, 1)); err != nil {
+		return err
+	}
 	upload, err := s.readUpload(w, r)
 	if err != nil {
 		return err
 	}
 	upload.Owner, upload.IdempotencyKey = owner, key
+	upload.Body = &chargedBody{upload.Body, s.accounts, owner}
 	done, err := s.cfg.Intake.Upload(r.Context(), upload)
 	if err != nil {
 		return clientError(err)
+	}
+	if !done.Existing {
+		s.accounts.charge(owner, 1, 0)
 	}
 	answer := describe(done.Document, calpe.Received)
 	if marks, err := s.cfg.Watermarks.Watermarks(r.Context()); err == nil {

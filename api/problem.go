@@ -49,9 +49,10 @@ var answerOf = map[calpe.Code]struct {
 	calpe.CodeInternal:            {http.StatusInternalServerError, "Something went wrong on our side", 0},
 }
 
-// fail answers with what err means to a client. Whatever isn't a [calpe.Error]
-// is our own fault: the client learns only that, the log gets the rest.
-func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+// problemOf is what err means to a client, and how many seconds later another try
+// makes sense; 0: never, or nobody knows. Whatever isn't a [calpe.Error] is our
+// own fault: the client learns only that, the log gets the rest.
+func (s *Server) problemOf(r *http.Request, err error) (problem, int) {
 	p := problem{Code: calpe.ErrorCode(err)}
 	if e, ok := errors.AsType[*calpe.Error](err); ok {
 		p.Detail = e.Message
@@ -62,14 +63,21 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		a = answerOf[p.Code]
 	}
 	p.Type, p.Title, p.Status = "urn:calpe:error:"+string(p.Code), a.title, a.status
-
+	if later, ok := errors.AsType[*laterError](err); ok {
+		a.retryAfter = wholeSeconds(later.after)
+	}
 	level := slog.LevelInfo
 	if p.Status >= 500 {
 		level = slog.LevelError
 	}
 	s.log.LogAttrs(r.Context(), level, "request failed", slog.String("method", r.Method), slog.String("route", routeOf(r)),
 		slog.String("code", string(p.Code)), slog.Any("error", err))
+	return p, a.retryAfter
+}
 
+// fail answers with what err means to a client.
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	p, retryAfter := s.problemOf(r, err)
 	h := w.Header()
 	h.Del("ETag") // of what was asked for, which this isn't
 	h.Set("Content-Type", "application/problem+json")
@@ -77,8 +85,8 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if p.Status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", `Bearer realm="calpe"`)
 	}
-	if a.retryAfter > 0 && h.Get("Retry-After") == "" { // the handler may know better
-		h.Set("Retry-After", strconv.Itoa(a.retryAfter))
+	if retryAfter > 0 && h.Get("Retry-After") == "" { // the handler may know better
+		h.Set("Retry-After", strconv.Itoa(retryAfter))
 	}
 	body, _ := json.Marshal(p) // strings and numbers
 	body = append(body, '\n')

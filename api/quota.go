@@ -65,9 +65,10 @@ func spend(full, now time.Time, interval time.Duration) (time.Time, time.Duratio
 }
 
 // retryAfter is the time to wait in whole seconds, as the header has it.
-func retryAfter(wait time.Duration) string {
-	return strconv.FormatInt(int64((wait+time.Second-1)/time.Second), 10)
-}
+func retryAfter(wait time.Duration) string { return strconv.Itoa(wholeSeconds(wait)) }
+
+// wholeSeconds rounds up, so that who waits doesn't come too early.
+func wholeSeconds(d time.Duration) int { return int((d + time.Second - 1) / time.Second) }
 
 // sweep forgets, once a minute, the networks whose buckets are full.
 func (q *quota) sweep(now time.Time) {

@@ -33,6 +33,9 @@ import (
 type Intake interface {
 	Upload(ctx context.Context, u intake.Upload) (intake.Uploaded, error)
 	Commit(ctx context.Context, c intake.Commitments) (intake.Recorded, error)
+	// Committed is the answer that Commit gave under an owner's Idempotency-Key for
+	// the group at that offset; CodeNotFound if there was none.
+	Committed(ctx context.Context, owner, key string, offset uint64) (intake.Recorded, error)
 	// Document gives a document to its owner; for anybody else it is
 	// CodeNotFound, as if there were none.
 	Document(ctx context.Context, id calpe.DocumentID, owner string) (intake.Document, error)
@@ -80,6 +83,10 @@ type Config struct {
 	Finder        Finder
 	FindPerMinute int
 	FindTotal     int
+	// Uploads is how many requests with many commitments are read at a time; each
+	// takes up to 3 MiB. Default 64. Accounts bounds each owner.
+	Uploads  int
+	Accounts AccountLimits
 	// TrustedProxies are the reverse proxies whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
 	// Observe, if set, is told of each request when it has its answer. It must not block.
@@ -95,7 +102,8 @@ type Server struct {
 	issuer   issuer
 	finds    *quota
 	follower *follower
-	bulk     chan struct{} // a place for each request with many commitments
+	accounts *accounts
+	uploads  chan struct{} // a place for each request with many commitments
 	docs     []byte        // the page of openapi.json
 	home     home
 	up       upLog
@@ -116,6 +124,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.FindPerMinute < 0 || cfg.FindTotal < 0 {
 		return nil, errors.New("api: FindPerMinute and FindTotal must be positive")
 	}
+	if a := cfg.Accounts; cfg.Uploads < 0 || min(a.EntriesPerSecond, a.EntriesPerDay, a.BytesPerSecond, a.BytesPerDay, int64(a.Uploads)) < 0 {
+		return nil, errors.New("api: Uploads and the limits of accounts can't be negative")
+	}
 	if cfg.CalendarURI != "" {
 		if err := CheckCalendarURI(cfg.CalendarURI); err != nil {
 			return nil, fmt.Errorf("api: %w", err)
@@ -127,11 +138,12 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	cfg.Uploads, cfg.Accounts.Uploads = cmp.Or(cfg.Uploads, 64), cmp.Or(cfg.Accounts.Uploads, 4)
 	cfg.Pace, cfg.Streams = cfg.Pace.withDefaults(), cfg.Streams.withDefaults()
 	if err := cfg.Identity.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, log: cfg.Logger, bulk: make(chan struct{}, maxBulkAtOnce)}
+	s := &Server{cfg: cfg, log: cfg.Logger, uploads: make(chan struct{}, cfg.Uploads), accounts: newAccounts(cfg.Accounts, cfg.Now)}
 	s.follower = newFollower(cfg.Watermarks, cfg.Streams, cfg.Logger)
 	s.issuer = issuer{
 		entries: cfg.Entries, anchors: cfg.Anchors, proofs: cfg.Proofs, acks: cfg.Acknowledgements,
@@ -179,6 +191,7 @@ func (s *Server) route() *chi.Mux {
 	mux.Get("/v1/documents/{id}/receipt", s.handle(s.getReceipt))
 	mux.Get("/v1/documents/{id}/content", s.handle(s.getContent))
 	mux.Get("/v1/documents/{id}/events", s.handle(s.getDocumentEvents))
+	mux.Get("/v1/commitments", s.handle(s.getCommitments))
 	mux.Post("/v1/commitments", s.handle(s.postCommitments))
 	mux.Get("/v1/entries/{index}", s.handle(s.getEntry))
 	mux.Get("/v1/entries/{index}/events", s.handle(s.getEntryEvents))

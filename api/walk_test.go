@@ -106,7 +106,7 @@ func newWalk(t *testing.T) *walk {
 		"digest": {fmt.Sprintf("%x", digest)}, "state": {"received", "checkpointed", "broadcast", "confirmed", "final"}, "limit": {"1", "2", "100"},
 		"If-None-Match": {"*", `"00"`, `W/"00", "11"`}, "Last-Event-ID": {"final", "received", "x"},
 		"Range": {"bytes=0-999", "bytes=1-1", "bytes=-2", "bytes=2-"}, "If-Range": {`"` + fmt.Sprintf("%x", digest) + `"`, `"other"`},
-		"Idempotency-Key": {"one", "two", "three"},
+		"Idempotency-Key": {"one", "two", "three"}, "offset": {"0"},
 	})
 	return k
 }
@@ -196,6 +196,7 @@ func (k *walk) whileRefusing(n int) {
 	}
 	always := []calpe.Code{calpe.CodeUnavailable, calpe.CodeIntakeStopped, calpe.CodeTooManyRequests, calpe.CodeIdempotencyMismatch, calpe.CodeSlowClient, calpe.CodeTooLarge}
 	refuse("submitCommitments", always...)
+	refuse("getUpload", calpe.CodeUnavailable, calpe.CodeIdempotencyMismatch)
 	refuse("uploadDocument", append(always, calpe.CodeCertification)...)
 }
 
@@ -352,7 +353,7 @@ func (k *walk) token(a *attempt, bad bool) {
 
 func (k *walk) headers(a *attempt, bad bool) {
 	for _, p := range a.op.Parameters {
-		if p.In != "header" || k.rng.IntN(2) == 0 || a.header.Get(p.Name) != "" {
+		if p.In != "header" || !p.Required && k.rng.IntN(2) == 0 || a.header.Get(p.Name) != "" {
 			continue
 		}
 		value := k.value(p)
@@ -413,11 +414,11 @@ func (k *walk) other(p *apiParameter, value string) string {
 	if p.Schema.Type == "integer" && k.rng.IntN(3) == 0 {
 		return k.pick(fmt.Sprint(int64(*p.Schema.Minimum)-1), fmt.Sprint(int64(*p.Schema.Maximum)+1))
 	}
+	if p.Name == "Range" && k.rng.IntN(2) == 0 { // the only one whose limit the schema can't know
+		return "bytes=999999-"
+	}
 	switch k.rng.IntN(4) {
 	case 0:
-		if p.Name == "Range" { // the only one whose limit the schema can't know
-			return "bytes=999999-"
-		}
 		if generated, ok := k.generate(p.Schema).(string); ok {
 			return generated
 		}
@@ -514,7 +515,7 @@ func (k *walk) check(a attempt, got answer) error {
 
 // mayBeAnywhere are headers that say nothing of one operation.
 var mayBeAnywhere = []string{"Content-Type", "Content-Length", "Cache-Control", "Vary", "Accept-Ranges", "X-Content-Type-Options", "Content-Security-Policy",
-	"Referrer-Policy", "X-Accel-Buffering"}
+	"Referrer-Policy", "X-Accel-Buffering", "Connection"}
 
 func (k *walk) checkHeaders(described *apiResponse, header http.Header) error {
 	for name, h := range described.Headers {
@@ -606,14 +607,17 @@ func (k *walk) named(schema string) *apiSchema {
 }
 
 func (k *walk) checkLines(text []byte) error {
-	schema, n := k.named("RecordedCommitments"), 0
+	var last []byte
 	for line := range bytes.Lines(text) {
-		if err := k.checkJSON(schema, line); err != nil {
-			return fmt.Errorf("line %d: %w", n, err)
+		if err := k.checkJSON(k.named("StreamLine"), line); err != nil {
+			return fmt.Errorf("line %.200s: %w", line, err)
 		}
-		schema, n = k.named("RecordedLine"), n+1
+		last = line
 	}
-	return want(n >= 2, "%d lines", n)
+	if k.checkJSON(k.named("RecordedEnd"), last) == nil {
+		return nil
+	}
+	return k.checkJSON(k.named("StreamError"), last)
 }
 
 func (k *walk) checkAnchorLines(text []byte) error {

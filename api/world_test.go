@@ -34,29 +34,31 @@ import (
 // interfaces that the server consumes: a document belongs to its owner, an entry
 // exists below the head, a proof verifies.
 type world struct {
-	t         *testing.T
-	now       time.Time
-	identity  receipt.Identity
-	keys      map[string]statement.Key
-	entries   []calpe.Entry
-	documents map[calpe.DocumentID]intake.Document
-	contents  map[calpe.DocumentID][]byte
-	tokens    map[calpe.Hash]calpe.Token
-	keyed     map[string]used   // Idempotency-Keys, with their owner
-	groups    map[uint64]uint64 // first index of the group of each entry that isn't alone
-	uploads   []intake.Upload
-	uploadErr error
-	commitErr error
-	head      calpe.Checkpoint
-	published map[uint64]calpe.Checkpoint
-	anchor    *calpe.Anchor // the best one
-	anchors   []calpe.Anchor
-	down      error      // of every read, if set
-	spare     int        // reads that work before the first that is down
-	fault     sync.Mutex // guards down and spare where several read
-	logs      *bytes.Buffer
-	config    api.Config
-	server    *api.Server
+	t          *testing.T
+	now        time.Time
+	identity   receipt.Identity
+	keys       map[string]statement.Key
+	entries    []calpe.Entry
+	documents  map[calpe.DocumentID]intake.Document
+	contents   map[calpe.DocumentID][]byte
+	tokens     map[calpe.Hash]calpe.Token
+	keyed      map[string]used   // Idempotency-Keys, with their owner
+	groups     map[uint64]uint64 // first index of the group of each entry that isn't alone
+	uploads    []intake.Upload
+	uploadErr  error
+	commitErr  error
+	onCommit   func(intake.Commitments) // before a group is recorded
+	committing sync.Mutex               // the groups of a stream come from several goroutines
+	head       calpe.Checkpoint
+	published  map[uint64]calpe.Checkpoint
+	anchor     *calpe.Anchor // the best one
+	anchors    []calpe.Anchor
+	down       error      // of every read, if set
+	spare      int        // reads that work before the first that is down
+	fault      sync.Mutex // guards down and spare where several read
+	logs       *bytes.Buffer
+	config     api.Config
+	server     *api.Server
 
 	mu    sync.Mutex
 	marks calpe.Watermarks // what isn't counted from entries, head and anchors
@@ -65,8 +67,8 @@ type world struct {
 
 // used is the request that an Idempotency-Key stands for.
 type used struct {
-	tag   string
-	first uint64
+	tag          string
+	first, count uint64
 }
 
 func newWorld(t *testing.T) *world {
@@ -240,28 +242,66 @@ func (w *world) keyedIndex(owner, key, tag string) (index uint64, existing bool,
 	if ok {
 		return earlier.first, true, nil
 	}
-	w.keyed[owner+" "+key] = used{tag, index}
+	w.keyed[owner+" "+key] = used{tag, index, 1}
 	return index, false, nil
 }
 
-func (w *world) Commit(_ context.Context, c intake.Commitments) (intake.Recorded, error) {
+// keyAt names the group at an offset of the upload with that key.
+func keyAt(key string, offset uint64) string {
+	if key == "" || offset == 0 {
+		return key
+	}
+	return fmt.Sprint(key, " ", offset)
+}
+
+func (w *world) Committed(_ context.Context, owner, key string, offset uint64) (intake.Recorded, error) {
+	w.committing.Lock()
+	defer w.committing.Unlock()
+	if err := cmp.Or(w.commitErr, w.unavailable()); err != nil {
+		return intake.Recorded{}, err
+	}
+	earlier, ok := w.keyed[owner+" "+keyAt(key, offset)]
+	if !ok {
+		return intake.Recorded{}, calpe.Errorf(calpe.CodeNotFound, "Nothing is recorded there.")
+	}
+	if _, isDocument := w.documents[documentID(earlier.first)]; isDocument {
+		return intake.Recorded{}, calpe.Errorf(calpe.CodeIdempotencyMismatch, "The key was used for a document.")
+	}
+	ack, err := w.AcknowledgementOf(context.Background(), earlier.first)
+	return intake.Recorded{First: earlier.first, Count: earlier.count, Existing: true, Acknowledgement: ack}, err
+}
+
+func (w *world) Commit(ctx context.Context, c intake.Commitments) (intake.Recorded, error) {
+	if w.onCommit != nil {
+		w.onCommit(c)
+	}
+	w.committing.Lock()
+	defer w.committing.Unlock()
+	if err := ctx.Err(); err != nil {
+		return intake.Recorded{}, &calpe.Error{Code: calpe.CodeUnavailable, Message: "Not known.", Err: err}
+	}
 	if w.commitErr != nil {
 		return intake.Recorded{}, w.commitErr
 	}
 	if n := len(c.Commitments); n == 0 || n > calpe.MaxGroup || slices.ContainsFunc(c.Commitments, calpe.Commitment.IsVoid) {
 		return intake.Recorded{}, errors.New("the API let a request through that the intake refuses")
 	}
-	first, existing, err := w.keyedIndex(c.Owner, c.IdempotencyKey, fmt.Sprint(c.Commitments))
+	key := keyAt(c.IdempotencyKey, c.Offset)
+	first, existing, err := w.keyedIndex(c.Owner, key, fmt.Sprint(c.Commitments))
 	if err != nil {
 		return intake.Recorded{}, err
 	}
+	count := uint64(len(c.Commitments))
 	if !existing {
+		if key != "" {
+			w.keyed[c.Owner+" "+key] = used{fmt.Sprint(c.Commitments), first, count}
+		}
 		for _, commitment := range c.Commitments {
 			w.groups[w.add(commitment)] = first
 		}
 	}
 	ack, err := w.AcknowledgementOf(context.Background(), first)
-	return intake.Recorded{First: first, Existing: existing, Acknowledgement: ack}, err
+	return intake.Recorded{First: first, Count: count, Existing: existing, Acknowledgement: ack}, err
 }
 
 func (w *world) List(_ context.Context, q intake.Query) (list []intake.Listed, next uint64, err error) {

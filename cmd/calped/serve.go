@@ -71,6 +71,30 @@ type Keeping struct {
 	OrphanAge  time.Duration `help:"Age at which an object that no document names is deleted; above the longest upload." env:"ORPHAN_AGE" default:"24h"`
 }
 
+// Accounts says what one owner may have recorded, by all of their tokens together.
+type Accounts struct {
+	Uploads          int   `help:"Streams of commitments that one owner may send at a time." env:"UPLOADS" default:"4"`
+	AllUploads       int   `help:"Streams of commitments by all owners at a time; each takes up to 3 MiB." env:"ALL_UPLOADS" default:"64"`
+	EntriesPerSecond int64 `help:"Entries a second for each owner. A stream is slowed down to it; other requests above it get 429. 0: no limit." env:"ENTRIES_PER_SECOND" default:"0"`
+	EntriesPerDay    int64 `help:"Entries a day for each owner, a day's worth at once and then evenly. 0: no limit." env:"ENTRIES_PER_DAY" default:"0"`
+	BytesPerSecond   int64 `help:"Bytes a second of documents and commitments for each owner. 0: no limit." env:"BYTES_PER_SECOND" default:"0"`
+	BytesPerDay      int64 `help:"Bytes a day of documents and commitments for each owner. 0: no limit." env:"BYTES_PER_DAY" default:"0"`
+}
+
+func (a Accounts) check() error {
+	if a.Uploads < 1 || a.AllUploads < 1 || min(a.EntriesPerSecond, a.EntriesPerDay, a.BytesPerSecond, a.BytesPerDay) < 0 {
+		return fmt.Errorf("limits on accounts: %+v; give 1 stream or more, and nothing below 0", a)
+	}
+	return nil
+}
+
+func (a Accounts) limits() api.AccountLimits {
+	return api.AccountLimits{
+		EntriesPerSecond: a.EntriesPerSecond, EntriesPerDay: a.EntriesPerDay,
+		BytesPerSecond: a.BytesPerSecond, BytesPerDay: a.BytesPerDay, Uploads: a.Uploads,
+	}
+}
+
 // Finding says how often anybody, without a token, may look for a document by its
 // digest or code.
 type Finding struct {
@@ -120,6 +144,7 @@ type serveCommand struct {
 	Anchoring      `embed:"" prefix:"anchor-" envprefix:"CALPE_ANCHOR_" group:"Anchoring"`
 	Sealing        `embed:"" prefix:"seal-" envprefix:"CALPE_SEAL_" group:"Sealing"`
 	Keeping        `embed:"" prefix:"document-" envprefix:"CALPE_DOCUMENT_" group:"Documents"`
+	Accounts       `embed:"" prefix:"account-" envprefix:"CALPE_ACCOUNT_" group:"Accounts"`
 	Finding        `embed:"" prefix:"find-" envprefix:"CALPE_FIND_" group:"Finding"`
 	Calendar       `embed:"" prefix:"calendar-" envprefix:"CALPE_CALENDAR_" group:"OpenTimestamps calendar"`
 }
@@ -195,8 +220,13 @@ func closeAll(endpoints []endpoint) error {
 }
 
 func (s *service) apiServer() *http.Server {
+	// A proxy may speak HTTP/2 with it, without TLS: streams need no connection each.
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
 		Handler:           s.api,
+		Protocols:         protocols,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,

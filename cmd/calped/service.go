@@ -259,6 +259,9 @@ func (s *service) openIntake(c *serveCommand, published *batch.Log) error {
 	if err != nil {
 		return err
 	}
+	if err := c.Accounts.check(); err != nil {
+		return err
+	}
 	finder, err := c.finder(s.db, ring)
 	if err != nil {
 		return err
@@ -270,7 +273,8 @@ func (s *service) openIntake(c *serveCommand, published *batch.Log) error {
 		Intake: s.app.metrics.Intake(uploads), Observe: s.app.metrics.HTTP(metrics.APIListener), Catalog: catalog, Tokens: s.db, Entries: s.db, Anchors: s.db.Anchors(), Proofs: published,
 		Acknowledgements: s.recorder, Agencies: s.db, Watermarks: s, Treasury: s, Objects: s.objects, Identity: s.identity,
 		CalendarURI: c.URI, Ready: s.dependencies(), MaxDocument: c.MaxSize,
-		Finder: finder, FindPerMinute: c.Finding.PerMinute, FindTotal: c.Finding.Total, TrustedProxies: c.TrustedProxies,
+		Finder: finder, FindPerMinute: c.Finding.PerMinute, FindTotal: c.Finding.Total,
+		Uploads: c.AllUploads, Accounts: c.Accounts.limits(), TrustedProxies: c.TrustedProxies,
 		Pace: api.Pace{Idle: c.IdleTime, MinRate: c.MinRate, Total: c.MaxTime}, Now: s.app.now, Logger: s.log,
 		Schedule: api.Schedule{Seal: c.Sealing.Interval, Anchor: c.Anchoring.Interval, Target: c.Target, Depth: c.Depth},
 	})
