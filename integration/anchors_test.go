@@ -3,7 +3,9 @@ package integration
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -182,6 +184,7 @@ func TestSecondNode(t *testing.T) {
 	password, _ := other.user.Password()
 	second := map[string]string{
 		"CALPE_BITCOIN2_URL": other.url.String(), "CALPE_BITCOIN2_USER": other.user.Username(), "CALPE_BITCOIN2_PASSWORD": password,
+		"CALPE_METRICS_LISTEN": "127.0.0.1:0",
 	}
 	if _, errs, code := d.calped(map[string]string{"CALPE_BITCOIN2_URL": d.node.url.String()}, "doctor"); code == 0 || !strings.Contains(errs, "same node") {
 		t.Errorf("the same node twice: exit code %d: %s", code, errs)
@@ -192,10 +195,14 @@ func TestSecondNode(t *testing.T) {
 	mining := d.node.keepMining(400 * time.Millisecond)
 	defer mining()
 	size := s.stampMany(1, 50) + 50
+	d.awaitSeries(s.metricsPage(), "the metrics say that the nodes disagree", func(m series) bool {
+		return m["calpe_bitcoin_nodes_disagree"] == 1 && m[`calpe_bitcoin_up{node="second"}`] == 1 && m[`calpe_anchor_step_failing{cause="nodes-disagree"}`] == 1
+	})
 	eventually(t, "the log says that the nodes disagree", func(ctx context.Context) error {
 		st, err := s.status(ctx)
-		if text := tail(s.log, 40); err == nil && (st.Confirmed < size || !strings.Contains(text, "the two bitcoin nodes disagree")) {
-			err = fmt.Errorf("%+v\n%s", st, text)
+		text, errLog := os.ReadFile(s.log)
+		if err = errors.Join(err, errLog); err == nil && (st.Confirmed < size || bytes.Count(text, []byte(`"msg":"the two bitcoin nodes disagree: nothing becomes final"`)) != 1) {
+			err = fmt.Errorf("%+v\n%s", st, tail(s.log, 40))
 		}
 		if err == nil && st.Final > 0 {
 			t.Fatalf("%d entries are final, and the second node knows nothing of it", st.Final)

@@ -22,9 +22,15 @@ func (d *deployment) serveMetrics() (*server, string) {
 	d.t.Helper()
 	s := d.serve(porttest.Address(d.t), map[string]string{"CALPE_METRICS_LISTEN": "127.0.0.1:0"})
 	s.awaitReady()
+	return s, s.metricsPage()
+}
+
+// metricsPage is where a server that is ready shows metrics: its log says so.
+func (s *server) metricsPage() string {
+	s.d.t.Helper()
 	f, err := os.Open(s.log)
 	if err != nil {
-		d.t.Fatal(err)
+		s.d.t.Fatal(err)
 	}
 	defer f.Close()
 	lines := bufio.NewScanner(f)
@@ -32,11 +38,11 @@ func (d *deployment) serveMetrics() (*server, string) {
 	for lines.Scan() {
 		var line struct{ Msg, Address string }
 		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "serving metrics" {
-			return s, "http://" + line.Address + "/metrics"
+			return "http://" + line.Address + "/metrics"
 		}
 	}
-	d.t.Fatalf("the log doesn't say where the metrics are: %v", lines.Err())
-	return nil, ""
+	s.d.t.Fatalf("the log doesn't say where the metrics are: %v", lines.Err())
+	return ""
 }
 
 // series are the values of a scrape, by name and labels as the page has them.
