@@ -44,7 +44,7 @@ func (m *Metrics) newIntake() {
 		failed:      m.counter("calpe_intake_commit_errors_total", "Attempts to commit a group that gave an error; most are made again."),
 		seconds:     m.histogram("calpe_intake_commit_duration_seconds", "How long it took to commit a group.", callSeconds()),
 		sizes:       m.histogram("calpe_intake_group_entries", "Entries in a group.", entryCounts()),
-		submissions: m.counterVec("calpe_intake_submissions_total", "Documents and requests with commitments, by what became of them: recorded, existing, or an error code.", "kind", "result"),
+		submissions: m.counterVec("calpe_intake_submissions_total", "Documents, and groups of commitments, by what became of them: recorded, existing, or an error code.", "kind", "result"),
 		uploaded:    m.counter("calpe_upload_bytes_total", "Bytes of documents that clients have sent, also of those that were refused."),
 		stamps:      m.counterVec("calpe_calendar_stamps_total", "Digests that OpenTimestamps clients had stamped, or wanted to.", "result"),
 		sealed:      m.histogram("calpe_seal_entries", "Entries that a checkpoint added.", entryCounts()),
