@@ -13,6 +13,7 @@ GOVULNCHECK_VERSION := v1.8.0
 # machine: a few at a time, and with room for a slow disk.
 TEST_FLAGS ?= -race -p 2 -timeout 40m
 FUZZTIME ?= 30s
+LIFE_STEPS ?= 100000
 
 .PHONY: help
 help: ## show this list
@@ -56,7 +57,8 @@ lint: ## vet, golangci-lint, import directions, formatting; govulncheck where it
 	@./deploy/govulncheck $(GOVULNCHECK_VERSION)
 
 .PHONY: fuzz
-fuzz: ## run every fuzz target for FUZZTIME (30s) each
+fuzz: ## run every fuzz target for FUZZTIME (30s) each, and LIFE_STEPS (100000) random steps of the anchor engine
+	CALPE_LIFE_STEPS=$(LIFE_STEPS) go test -count=1 -timeout 24h -run '^TestRandomLife$$' ./anchor
 	@for pkg in $$(go list ./...); do \
 	  for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 	    echo "== $$pkg $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; \

@@ -100,3 +100,44 @@ func realBumpAndFlip(t *testing.T, kind nodetest.Kind) {
 		t.Errorf("spent %d sat (%v), the chain has %d", spent, err, older.Fee+next.Fee)
 	}
 }
+
+// The database is one from before all anchors. Those that it doesn't know are found
+// in the blocks and taken over, an anchor with its dearer attempt among them, and
+// the chain goes on from there.
+func TestRealOlderDatabase(t *testing.T) { forEachNode(t, realOlderDatabase) }
+
+func realOlderDatabase(t *testing.T, kind nodetest.Kind) {
+	t.Helper()
+	w := newRealWorld(t, kind, calpe.Regtest)
+	var lost []ledger.Attempt
+	for range 2 {
+		w.log.grow(2)
+		w.now = w.now.Add(interval)
+		w.step()
+		w.node.Empty(1)
+		w.now = w.now.Add(3 * time.Hour) // the goal is missed
+		w.step()
+		a := w.newest()
+		w.node.Generate(1)
+		w.step()
+		if got := w.attempt(a.TxID); a.N != 2 || got.State != ledger.Mined {
+			t.Fatalf("attempt %+v", got)
+		}
+		lost = append(lost, w.attempt(a.TxID))
+	}
+	w.store, _ = pgStore(t)
+	if err := w.store.InsertFirstCoin(t.Context(), w.deposit.Coin, w.deposit.Blocks); err != nil {
+		t.Fatalf("insert first coin: %v", err)
+	}
+	w.restart()
+	w.step()
+	for _, a := range lost {
+		got := w.attempt(a.TxID)
+		if !got.Imported || !got.State.InBlock() || got.Fee != a.Fee || got.Size != a.Size || got.Coin != a.Coin {
+			t.Fatalf("attempt %+v, want %+v", got, a)
+		}
+	}
+	w.log.grow(1)
+	w.now = w.now.Add(interval)
+	w.settle()
+}

@@ -35,6 +35,7 @@ type realWorld struct {
 	second   anchor.Witness
 
 	firstCoin calpe.Outpoint
+	deposit   anchor.Deposit // that it was found as
 }
 
 // forEachNode runs a test on every kind of node that is there.
@@ -89,6 +90,7 @@ func (w *realWorld) begin(value int64) {
 	if err := w.store.InsertFirstCoin(t.Context(), d.Coin, d.Blocks); err != nil {
 		t.Fatalf("insert first coin: %v", err)
 	}
+	w.deposit = d
 	w.restart()
 }
 
