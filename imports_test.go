@@ -22,6 +22,7 @@ var mayImport = map[string][]string{
 	"internal/commitpoint": {},
 	"internal/buildinfo":   {},
 	"internal/chainparams": {""},
+	"internal/progress":    {},
 	"migrations":           {},
 
 	"receipt/headers":   {"", "internal/chainparams"},
@@ -45,10 +46,11 @@ var mayImport = map[string][]string{
 	"metrics": {
 		"", "intake", "anchor", "anchor/...", "api", "storage/postgres", "storage/s3",
 	},
-	"api": {"", "intake", "batch", "anchor", "anchor/ledger", "merkle", "receipt", "receipt/..."},
+	"api":  {"", "intake", "batch", "anchor", "anchor/ledger", "merkle", "receipt", "receipt/..."},
+	"fsck": {"", "merkle", "receipt", "receipt/...", "anchor/ledger", "anchor/wallet", "anchor/bitcoin", "batch", "intake", "storage/keyring"},
 
 	// The citizen's tool: what it may not reach, directly or not, is below.
-	"cmd/calpe":  {"", "merkle", "receipt", "receipt/...", "anchor/bitcoin", "audit", "internal/buildinfo"},
+	"cmd/calpe":  {"", "merkle", "receipt", "receipt/...", "anchor/bitcoin", "audit", "internal/buildinfo", "internal/progress"},
 	"cmd/calped": {"..."},
 }
 

@@ -37,6 +37,8 @@ var (
 	ErrLostLeadership = errors.New("leadership is lost")
 	// ErrNotDense: an index that must be in the log isn't (I2). No retry helps.
 	ErrNotDense = errors.New("the log has a gap")
+	// ErrDamaged: what was read is not what was stored. No retry helps; look at the storage.
+	ErrDamaged = errors.New("not what was stored")
 	// ErrCheckpointOrder: a checkpoint that isn't larger than the newest, or larger than the log (I3). Nothing was written.
 	ErrCheckpointOrder = errors.New("checkpoint out of order")
 )
@@ -364,6 +366,14 @@ type Object struct {
 	Size      int64  // bytes of the encrypted object
 	PartSize  int64  // bytes of each part but the last; a single PUT has one part
 	Checksum  string // as the server states it: plain SHA-256, or composite, base64
+}
+
+// StoredObject is what object storage says of a document's object.
+type StoredObject struct {
+	Size        int64
+	Checksum    string    // SHA-256, plain or composite; empty: the server keeps none
+	LockedUntil time.Time // by Object Lock; zero: it isn't
+	Encrypted   bool      // it begins as an encrypted document of its size does
 }
 
 func (o Object) check() error {

@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// headPath is the newest checkpoint under the name that tlog-tiles gives it: with
+// HeadPath is the newest checkpoint under the name that tlog-tiles gives it: with
 // it the bucket is a whole log by itself, for a CDN or a mirror in front of it.
 // (api serves the row instead, and so never an older one.)
-const headPath = "checkpoint"
+const HeadPath = "checkpoint"
 
 // headRecheck is how often the object is compared with the row while nothing
 // changes. A leader that was paused between reading the row and writing the
@@ -33,7 +33,7 @@ func (s *Sealer) keepHead(ctx context.Context) error {
 // It never puts an older checkpoint over a newer one that it could know of: the
 // row is read last of all, just before the write.
 func (s *Sealer) showHead(ctx context.Context) error {
-	shown, readErr := s.cfg.Objects.ReadLogObject(ctx, headPath, maxCheckpointBytes)
+	shown, readErr := s.cfg.Objects.ReadLogObject(ctx, HeadPath, maxCheckpointBytes)
 	head, err := s.head(ctx)
 	if err != nil || head.Size == 0 {
 		return err
@@ -44,8 +44,8 @@ func (s *Sealer) showHead(ctx context.Context) error {
 		}
 		// Crash here: the object is one checkpoint behind the row. Preflight of the
 		// next leader puts it right; until then the bucket shows less than api does.
-		if err := s.cfg.Objects.ReplaceLogObject(ctx, headPath, head.Note, typeCheckpoint, cacheHead); err != nil {
-			return fmt.Errorf("publish %s of size %d: %w", headPath, head.Size, err)
+		if err := s.cfg.Objects.ReplaceLogObject(ctx, HeadPath, head.Note, typeCheckpoint, cacheHead); err != nil {
+			return fmt.Errorf("publish %s of size %d: %w", HeadPath, head.Size, err)
 		}
 	}
 	s.headStale, s.headAt = false, s.cfg.Now()

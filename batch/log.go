@@ -102,21 +102,30 @@ func (l *Log) Edge(ctx context.Context, cp calpe.Checkpoint) (*merkle.Builder, e
 // signature has been verified; its tiles have not (see [Log.Edge]).
 func (l *Log) Newest(ctx context.Context, above uint64) (calpe.Checkpoint, error) {
 	var newest string
-	err := l.cfg.Objects.ListLog(ctx, checkpointPrefix, CheckpointPath(above), func(path string) bool {
+	err := l.ListCheckpoints(ctx, above, func(path string) bool {
 		newest = path
 		return true
 	})
 	if err != nil {
-		return calpe.Checkpoint{}, fmt.Errorf("list checkpoints above %d: %w", above, err)
+		return calpe.Checkpoint{}, err
 	}
 	if newest == "" {
 		return calpe.Checkpoint{}, fmt.Errorf("checkpoint above %d: %w", above, calpe.ErrNotFound)
 	}
-	size, err := parseCheckpointPath(newest)
+	size, err := ParseCheckpointPath(newest)
 	if err != nil {
 		return calpe.Checkpoint{}, err
 	}
 	return l.Checkpoint(ctx, size)
+}
+
+// ListCheckpoints yields the paths of the copies of checkpoints with more than
+// above entries, the smallest first, until yield returns false.
+func (l *Log) ListCheckpoints(ctx context.Context, above uint64, yield func(path string) bool) error {
+	if err := l.cfg.Objects.ListLog(ctx, checkpointPrefix, CheckpointPath(above), yield); err != nil {
+		return fmt.Errorf("list checkpoints above %d: %w", above, err)
+	}
+	return nil
 }
 
 // Checkpoint is the published checkpoint of exactly that size, from its immutable
@@ -177,8 +186,7 @@ func (l *Log) readBundles(ctx context.Context, bundles []merkle.Bundle) ([]calpe
 	parts := make([][]calpe.Entry, len(bundles))
 	err := l.each(ctx, len(bundles), func(ctx context.Context, i int) (err error) {
 		b := bundles[i]
-		full := merkle.Bundle{Index: b.Index, Width: merkle.TileWidth}
-		data, err := l.read(ctx, merkle.EntryBundlePath(b.Index, b.Width), merkle.EntryBundlePath(full.Index, full.Width), b.ByteLen(), full.ByteLen())
+		data, err := l.Bundle(ctx, b)
 		if err != nil {
 			return err
 		}
@@ -195,6 +203,20 @@ func (l *Log) readBundles(ctx context.Context, bundles []merkle.Bundle) ([]calpe
 		}
 	}
 	return run, nil
+}
+
+// Tile reads a tile as it is in object storage, past the cache; nothing but its
+// length is checked. A partial one may be cut from the full one, which it is the
+// beginning of. [calpe.ErrNotFound]: neither is there.
+func (l *Log) Tile(ctx context.Context, t merkle.Tile) ([]byte, error) {
+	full := merkle.Tile{Level: t.Level, Index: t.Index, Width: merkle.TileWidth}
+	return l.read(ctx, t.Path(), full.Path(), t.ByteLen(), full.ByteLen())
+}
+
+// Bundle reads an entry bundle, as [Log.Tile] does a tile.
+func (l *Log) Bundle(ctx context.Context, b merkle.Bundle) ([]byte, error) {
+	full := merkle.Bundle{Index: b.Index, Width: merkle.TileWidth}
+	return l.read(ctx, merkle.EntryBundlePath(b.Index, b.Width), merkle.EntryBundlePath(full.Index, full.Width), b.ByteLen(), full.ByteLen())
 }
 
 // each calls f for 0 to n-1, Readers at a time.
@@ -223,8 +245,7 @@ func (l *Log) tile(ctx context.Context, t merkle.Tile) ([]byte, error) {
 	if data, ok := l.cache.get(t); ok {
 		return data, nil
 	}
-	full := merkle.Tile{Level: t.Level, Index: t.Index, Width: merkle.TileWidth}
-	data, err := l.read(ctx, t.Path(), full.Path(), t.ByteLen(), full.ByteLen())
+	data, err := l.Tile(ctx, t)
 	if err != nil {
 		return nil, err
 	}
@@ -249,7 +270,7 @@ func (l *Log) read(ctx context.Context, path, fullPath string, size, fullSize in
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	if len(data) != size {
-		return nil, fmt.Errorf("%s has %d bytes, want %d", path, len(data), size)
+		return nil, fmt.Errorf("%s has %d bytes, want %d: %w", path, len(data), size, calpe.ErrDamaged)
 	}
 	return data, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/merkle"
+	"github.com/calpe/calpe/receipt"
 )
 
 // Objects is the object storage of the published log.
@@ -44,6 +45,20 @@ const (
 // signature and those of a generous number of witnesses.
 const maxCheckpointBytes = 32 << 10
 
+// HowServed says with which content type and cache control an object of the log
+// is stored under that path.
+func HowServed(path string) (contentType, cacheControl string) {
+	switch {
+	case path == HeadPath:
+		return typeCheckpoint, cacheHead
+	case strings.HasPrefix(path, checkpointPrefix):
+		return typeCheckpoint, cacheForEver
+	case strings.HasPrefix(path, "anchors/"):
+		return receipt.AnchorsMediaType, cacheHead
+	}
+	return typeTile, cacheForEver
+}
+
 const checkpointPrefix = "checkpoints/"
 
 // CheckpointPath is the name of the immutable copy of the checkpoint of that
@@ -62,8 +77,8 @@ func CheckpointPath(size uint64) string {
 
 var errCheckpointPath = errors.New("not the path of a checkpoint")
 
-// parseCheckpointPath is the inverse of [CheckpointPath] and accepts nothing else.
-func parseCheckpointPath(path string) (uint64, error) {
+// ParseCheckpointPath is the inverse of [CheckpointPath] and accepts nothing else.
+func ParseCheckpointPath(path string) (uint64, error) {
 	digits := strings.TrimPrefix(path, checkpointPrefix)
 	digits = strings.NewReplacer("x", "", "/", "").Replace(digits)
 	size, err := strconv.ParseUint(digits, 10, 64)

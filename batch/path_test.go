@@ -11,11 +11,11 @@ func FuzzCheckpointPath(f *testing.F) {
 		f.Add(path, uint64(567))
 	}
 	f.Fuzz(func(t *testing.T, path string, size uint64) {
-		if n, err := parseCheckpointPath(path); err == nil && (CheckpointPath(n) != path || n > calpe.MaxLogSize) {
+		if n, err := ParseCheckpointPath(path); err == nil && (CheckpointPath(n) != path || n > calpe.MaxLogSize) {
 			t.Errorf("%q was read as %d", path, n)
 		}
 		size %= calpe.MaxLogSize + 1
-		if n, err := parseCheckpointPath(CheckpointPath(size)); err != nil || n != size {
+		if n, err := ParseCheckpointPath(CheckpointPath(size)); err != nil || n != size {
 			t.Errorf("size %d was read as %d, %v", size, n, err)
 		}
 	})

@@ -138,16 +138,24 @@ func (c *Catalog) beside(ctx context.Context, rows []calpe.Document) (map[calpe.
 }
 
 func (c *Catalog) unseal(row calpe.Document, wrapped calpe.WrappedKey) (Document, error) {
-	key, err := c.keys.Unwrap(row.ID.String(), keyring.Wrapped{KeyID: wrapped.KeyID, Bytes: wrapped.Wrapped})
+	d, _, err := Unseal(c.keys, row, wrapped)
+	return d, err
+}
+
+// Unseal opens the personal fields in the row of a document, without its
+// certification, and gives the data key, too. The error doesn't repeat any of it
+// (I10).
+func Unseal(keys Opener, row calpe.Document, wrapped calpe.WrappedKey) (Document, keyring.DataKey, error) {
+	key, err := keys.Unwrap(row.ID.String(), keyring.Wrapped{KeyID: wrapped.KeyID, Bytes: wrapped.Wrapped})
 	if err != nil {
-		return Document{}, err
+		return Document{}, keyring.DataKey{}, err
 	}
 	var fields sealedDocument
 	if err := open(key, row.ID.String(), row.Sealed, &fields); err != nil {
-		return Document{}, err
+		return Document{}, keyring.DataKey{}, err
 	}
 	return Document{
 		ID: row.ID, Index: row.Index, Owner: row.Owner, Name: fields.Name, MediaType: fields.MediaType, Digest: fields.Digest,
 		Salt: fields.Salt, Code: fields.Code, Size: row.Object.PlainSize, Created: row.Created, RetainUntil: row.RetainUntil,
-	}, nil
+	}, key, nil
 }

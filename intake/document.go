@@ -89,7 +89,7 @@ func (s *Service) submission(d draft) (calpe.Submission, Document, error) {
 		Owner:       d.upload.Owner,
 		Commitments: []calpe.Commitment{calpe.Commit(d.digest, document.Salt)},
 		Document: &calpe.Document{
-			ID: d.id, Owner: d.upload.Owner, Object: d.object, Sealed: sealed, DigestTag: digestTag(s.cfg.Keys, d.digest),
+			ID: d.id, Owner: d.upload.Owner, Object: d.object, Sealed: sealed, DigestTag: DigestTag(s.cfg.Keys, d.digest),
 			CodeHash: document.Code.Hash(), RetainUntil: document.RetainUntil, Created: document.Created,
 		},
 		Key: &calpe.WrappedKey{Document: d.id, KeyID: d.wrapped.KeyID, Wrapped: d.wrapped.Bytes},
@@ -169,15 +169,25 @@ func (s *Service) certification(ctx context.Context, row calpe.Document, key key
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	var fields sealedCertification
-	if err := open(key, certificationID(row.ID), c.Sealed, &fields); err != nil {
-		return nil, damaged(row.ID, err)
-	}
-	signed, err := statement.Parse(fields.Statement)
+	opened, err := UnsealCertification(key, row.ID, c)
 	if err != nil {
 		return nil, damaged(row.ID, err)
 	}
-	return &Certification{Agency: c.Agency, Index: c.Index, Salt: fields.Salt, Statement: signed}, nil
+	return &opened, nil
+}
+
+// UnsealCertification opens the row of a certification with the data key of its
+// document.
+func UnsealCertification(key keyring.DataKey, document calpe.DocumentID, row calpe.Certification) (Certification, error) {
+	var fields sealedCertification
+	if err := open(key, certificationID(document), row.Sealed, &fields); err != nil {
+		return Certification{}, err
+	}
+	signed, err := statement.Parse(fields.Statement)
+	if err != nil {
+		return Certification{}, err
+	}
+	return Certification{Agency: row.Agency, Index: row.Index, Salt: fields.Salt, Statement: signed}, nil
 }
 
 // Content gives length bytes of the document from offset, a negative length all

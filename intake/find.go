@@ -44,7 +44,7 @@ func NewFinder(cfg FinderConfig) (*Finder, error) {
 // newest first, up to limit (1 to 1000). None is no error. Documents of which
 // only a commitment was sent aren't among them: the service never saw their digest.
 func (f *Finder) FindByDigest(ctx context.Context, digest calpe.Digest, limit int) ([]calpe.Found, error) {
-	found, err := f.cfg.Rows.FindByDigestTag(ctx, digestTag(f.cfg.Keys, digest), limit)
+	found, err := f.cfg.Rows.FindByDigestTag(ctx, DigestTag(f.cfg.Keys, digest), limit)
 	if err != nil {
 		return nil, unavailable(err)
 	}
@@ -64,9 +64,9 @@ func (f *Finder) FindByCode(ctx context.Context, code calpe.FindCode) (calpe.Fou
 	return found, nil
 }
 
-// digestTag is what a document's row holds of its digest. A plain hash would let
+// DigestTag is what a document's row holds of its digest. A plain hash would let
 // whoever reads the database try documents.
-func digestTag(keys Tagger, digest calpe.Digest) []byte { return keys.Tag("digest", digest[:]) }
+func DigestTag(keys Tagger, digest calpe.Digest) []byte { return keys.Tag("digest", digest[:]) }
 
 func newFindCode() calpe.FindCode {
 	var random [18]byte

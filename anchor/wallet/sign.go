@@ -69,11 +69,7 @@ func (s *Signer) Sign(ctx context.Context, unsigned []byte, inputs []ledger.Inpu
 	if err != nil {
 		return nil, err
 	}
-	prev := txscript.NewMultiPrevOutFetcher(nil)
-	for _, in := range inputs {
-		prev.AddPrevOut(wireOutpoint(in.Outpoint), wire.NewTxOut(in.Value, in.Script))
-	}
-	hashes := txscript.NewTxSigHashes(tx, prev)
+	hashes := txscript.NewTxSigHashes(tx, previous(inputs))
 	for i, in := range inputs {
 		key, ok := s.keys.key(in.Script)
 		if !ok {
@@ -86,16 +82,63 @@ func (s *Signer) Sign(ctx context.Context, unsigned []byte, inputs []ledger.Inpu
 		}
 		tx.TxIn[i].Witness = witness
 	}
+	if err := verify(tx, inputs); err != nil {
+		return nil, err
+	}
+	return serialize(tx, true)
+}
+
+// verify runs the scripts of all inputs as a node does.
+func verify(tx *wire.MsgTx, inputs []ledger.Input) error {
+	prev := previous(inputs)
+	hashes := txscript.NewTxSigHashes(tx, prev)
 	for i, in := range inputs {
 		engine, err := txscript.NewEngine(in.Script, tx, i, txscript.StandardVerifyFlags, nil, hashes, in.Value, prev)
 		if err != nil {
-			return nil, fmt.Errorf("verify signature of input %d: %w", i, err)
+			return fmt.Errorf("verify signature of input %d: %w", i, err)
 		}
 		if err := engine.Execute(); err != nil {
-			return nil, fmt.Errorf("verify signature of input %d: %w", i, err)
+			return fmt.Errorf("verify signature of input %d: %w", i, err)
 		}
 	}
-	return serialize(tx, true)
+	return nil
+}
+
+// VerifySigned checks that raw is the unsigned transaction with signatures under
+// which it may spend these inputs, which are all that it has, in their order.
+func VerifySigned(raw, unsigned []byte, inputs []ledger.Input) error {
+	var tx wire.MsgTx
+	r := bytes.NewReader(raw)
+	if err := tx.Deserialize(r); err != nil {
+		return fmt.Errorf("it can't be read: %w", err)
+	}
+	if r.Len() != 0 {
+		return fmt.Errorf("%d bytes follow it", r.Len())
+	}
+	stripped, err := serialize(&tx, false)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(stripped, unsigned) {
+		return errors.New("without its signatures it is another transaction than the one that was to be signed")
+	}
+	if len(inputs) != len(tx.TxIn) {
+		return fmt.Errorf("it has %d inputs, and %d are described", len(tx.TxIn), len(inputs))
+	}
+	for i, in := range tx.TxIn {
+		if in.PreviousOutPoint != wireOutpoint(inputs[i].Outpoint) {
+			return fmt.Errorf("input %d spends %v, described is %v", i, in.PreviousOutPoint, inputs[i].Outpoint)
+		}
+	}
+	return verify(&tx, inputs)
+}
+
+func previous(inputs []ledger.Input) txscript.PrevOutputFetcher {
+	prev := txscript.NewMultiPrevOutFetcher(nil)
+	for _, in := range inputs {
+		prev.AddPrevOut(wireOutpoint(in.Outpoint), wire.NewTxOut(in.Value, in.Script))
+	}
+	return prev
 }
 
 // Check says whether Sign would sign, and what it would: the payload and the fee

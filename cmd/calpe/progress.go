@@ -3,13 +3,12 @@ package main
 import (
 	"context"
 	"io"
-	"time"
 
-	"github.com/schollz/progressbar/v3"
+	"github.com/calpe/calpe/internal/progress"
 )
 
 // meter is a progress bar on a terminal, and nothing elsewhere.
-type meter struct{ bar *progressbar.ProgressBar }
+type meter struct{ progress.Meter }
 
 // meter begins a bar over bytes; a negative size is an unknown one.
 func (a *app) meter(label string, size int64) meter { return a.newMeter(label, size, true) }
@@ -18,26 +17,12 @@ func (a *app) newMeter(label string, total int64, bytes bool) meter {
 	if !a.terminal {
 		return meter{}
 	}
-	return meter{progressbar.NewOptions64(total,
-		progressbar.OptionSetWriter(a.Stderr), progressbar.OptionSetDescription(shown(label)),
-		progressbar.OptionShowBytes(bytes), progressbar.OptionShowCount(), progressbar.OptionThrottle(100*time.Millisecond),
-		progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth())}
+	return meter{progress.New(a.Stderr, shown(label), total, bytes)}
 }
 
-// Errors of a bar are those of the terminal, and change nothing of the work.
+func (m meter) add(n int) { m.Add(n) }
 
-func (m meter) add(n int) {
-	if m.bar != nil {
-		_ = m.bar.Add(n)
-	}
-}
-
-func (m meter) done() {
-	if m.bar != nil {
-		_ = m.bar.Finish()
-		_ = m.bar.Exit()
-	}
-}
+func (m meter) done() { m.Done() }
 
 // meteredReader shows what is read, and ends with ctx.
 type meteredReader struct {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"reflect"
 	"strings"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/calpe/calpe/internal/buildinfo"
+	"github.com/calpe/calpe/internal/progress"
 )
 
 // Exit codes of calpe. Of several files, the worst counts: in the order 1, 2, 3, 0.
@@ -109,7 +109,7 @@ func Run(ctx context.Context, args []string, sys System) int {
 	if sys.Now == nil {
 		sys.Now = time.Now
 	}
-	a := &app{System: sys, terminal: isTerminal(sys.Stderr)}
+	a := &app{System: sys, terminal: progress.IsTerminal(sys.Stderr)}
 	var c cli
 	exited := -1
 	parser, err := kong.New(&c,
@@ -223,13 +223,4 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-t.C:
 		return nil
 	}
-}
-
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

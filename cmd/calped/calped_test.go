@@ -36,7 +36,7 @@ func TestHelpNamesEveryCommand(t *testing.T) {
 	if code != exitOK {
 		t.Errorf("exit %d", code)
 	}
-	for _, command := range []string{"serve", "doctor", "migrate", "init", "wallet", "log", "agency", "token", "keyring", "signer"} {
+	for _, command := range []string{"serve", "doctor", "fsck", "migrate", "init", "wallet", "log", "agency", "token", "keyring", "signer"} {
 		if !strings.Contains(stdout, command) {
 			t.Errorf("help doesn't name %q:\n%s", command, stdout)
 		}

@@ -32,6 +32,7 @@ type cli struct {
 
 	Serve   serveCommand   `cmd:"" help:"Serve the API, seal batches and anchor them. Several processes may serve one log."`
 	Doctor  doctorCommand  `cmd:"" help:"Run the checks that serve starts with, and stop."`
+	Fsck    fsckCommand    `cmd:"" help:"Hold database, object storage, log and chain against each other, and name what is broken. Exit code 3: something is; 1: not all could be looked at."`
 	Migrate migrateCommand `cmd:"" help:"Bring the database's schema up to this version."`
 	Init    initCommand    `cmd:"" help:"Make the service's keys, once, before anything else."`
 	Wallet  walletCommand  `cmd:"" help:"The anchor wallet: its address and its coin."`
@@ -47,6 +48,7 @@ type cli struct {
 type app struct {
 	Config
 	stdout io.Writer
+	stderr io.Writer
 	log    *slog.Logger
 	now    func() time.Time
 
@@ -76,9 +78,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "calped: %v\n", err)
 		return exitUsage
 	}
-	a := &app{Config: c.Config, stdout: stdout, log: c.Logging.logger(stderr), now: time.Now}
+	a := &app{Config: c.Config, stdout: stdout, stderr: stderr, log: c.Logging.logger(stderr), now: time.Now}
 	command.BindTo(ctx, (*context.Context)(nil))
 	if err := command.Run(a); err != nil {
+		if own, ok := errors.AsType[exitError](err); ok {
+			return own.code
+		}
 		if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 			return exitOK
 		}

@@ -21,8 +21,9 @@ var (
 	// ErrLocked: Object Lock keeps the object; it can't be deleted yet.
 	ErrLocked = errors.New("object is under Object Lock")
 	// ErrCorrupt: what the server gave or stated isn't what was stored. Plaintext
-	// that doesn't authenticate is never returned. Look at the storage.
-	ErrCorrupt = errors.New("object is not what was stored")
+	// that doesn't authenticate is never returned. Look at the storage. It is a
+	// [calpe.ErrDamaged].
+	ErrCorrupt = fmt.Errorf("object is %w", calpe.ErrDamaged)
 )
 
 // ReadError says that the caller's reader failed, not the storage. Nothing of the
