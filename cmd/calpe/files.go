@@ -26,7 +26,20 @@ const (
 // replaceFile writes a file so that at every moment there is either the former
 // one or the whole new one, also after a crash. It is durable when it returns.
 // The mode is for a new file: one that is replaced keeps its own.
-func replaceFile(path string, mode fs.FileMode, write func(io.Writer) error) (err error) {
+func replaceFile(path string, mode fs.FileMode, write func(io.Writer) error) error {
+	if err := putFile(path, mode, write); err != nil {
+		return err
+	}
+	// Crash here: the new file is there whole; whether its name is durable is the next line's matter.
+	if err := syncFolder(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("write %s: %w", shown(path), err)
+	}
+	return nil
+}
+
+// putFile is replaceFile without making the name durable: for many files in one
+// folder, see syncFolder.
+func putFile(path string, mode fs.FileMode, write func(io.Writer) error) (err error) {
 	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() {
 		mode = info.Mode().Perm()
 	}
@@ -47,11 +60,7 @@ func replaceFile(path string, mode fs.FileMode, write func(io.Writer) error) (er
 	if err = finish(f, write); err != nil {
 		return err
 	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	// Crash here: the new file is there whole; whether its name is durable is the next line's matter.
-	return syncFolder(filepath.Dir(path))
+	return os.Rename(f.Name(), path)
 }
 
 func finish(f *os.File, write func(io.Writer) error) error {

@@ -7,8 +7,10 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
+	"math"
 	"mime"
 	"mime/multipart"
 	"net/http"
@@ -316,6 +318,8 @@ func (s *fakeService) serve(w http.ResponseWriter, r *http.Request) {
 		s.getFind(w, r)
 	case path == "documents" && r.Method == http.MethodPost:
 		s.postDocument(w, r, body)
+	case path == "commitments" && (r.Method == http.MethodGet || r.Header.Get("Content-Type") == "application/octet-stream"):
+		s.streamCommitments(w, r, body, math.MaxInt)
 	case path == "commitments" && r.Method == http.MethodPost:
 		s.postCommitment(w, r, body)
 	case parts[0] == "documents" && len(parts) == 3 && parts[2] == "receipt":
@@ -460,6 +464,56 @@ func (s *fakeService) postCommitment(w http.ResponseWriter, r *http.Request, bod
 	}
 	answerJSON(w, http.StatusCreated, map[string]any{"index": a.index, "commitment": request.Commitment, "state": calpe.Received,
 		"acknowledgement": s.promise(a.index)})
+}
+
+// fakeGroup is how many commitments of a stream the fake makes one group: clients
+// go by what they are told.
+const fakeGroup = 4
+
+// streamCommitments records a stream's groups and answers with the first few of
+// them, or tells which are recorded.
+func (s *fakeService) streamCommitments(w http.ResponseWriter, r *http.Request, body []byte, most int) {
+	key := r.Header.Get("Idempotency-Key")
+	offset, err := strconv.ParseUint(r.URL.Query().Get("offset"), 10, 40)
+	if key == "" || err != nil || offset%fakeGroup != 0 || len(body)%calpe.HashSize != 0 {
+		refuse(w, http.StatusBadRequest, calpe.CodeInvalidRequest, "")
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	lines := json.NewEncoder(w)
+	for n := 0; ; n++ {
+		at := key + " " + strconv.FormatUint(offset, 10)
+		a, known := s.answers[at]
+		if r.Method == http.MethodPost && len(body) > 0 {
+			var group []calpe.Commitment
+			for len(body) > 0 && len(group) < fakeGroup {
+				group, body = append(group, calpe.Commitment(body)), body[calpe.HashSize:]
+			}
+			fingerprint := fmt.Sprint(group)
+			if known && a.fingerprint != fingerprint {
+				refuse(w, http.StatusUnprocessableEntity, calpe.CodeIdempotencyMismatch, "")
+				return
+			}
+			if !known {
+				a = fakeAnswer{fingerprint: fingerprint, index: s.record(group...)}
+				s.answers[at] = a
+			}
+		} else if r.Method == http.MethodPost || !known {
+			_ = lines.Encode(map[string]any{"recorded": offset})
+			return
+		}
+		promise := s.promise(a.index)
+		count := uint64(strings.Count(a.fingerprint, " ") + 1)
+		answer := map[string]any{"note": promise.Note}
+		if count == 1 {
+			answer["path"] = promise.Path
+		}
+		if n == most {
+			return // recorded, and not told
+		}
+		_ = lines.Encode(map[string]any{"offset": offset, "first": a.index, "count": count, "acknowledgement": answer})
+		offset += count
+	}
 }
 
 func (s *fakeService) getReceipt(w http.ResponseWriter, id string) {

@@ -20,18 +20,25 @@ type stampCommand struct {
 	credentials
 	pinning
 	waiting
-	Digest string   `help:"Stamp this SHA-256 instead of a file. The receipt goes to HEX.receipt.json." placeholder:"HEX"`
-	Output string   `short:"o" help:"Where the receipt of --digest goes." placeholder:"FILE"`
-	Files  []string `arg:"" optional:"" name:"file" help:"Document to stamp."`
+	Digest   string   `help:"Stamp this SHA-256 instead of a file. The receipt goes to HEX.receipt.json." placeholder:"HEX"`
+	Dir      string   `help:"Stamp all files in this folder and those below." placeholder:"FOLDER"`
+	FromFile string   `help:"Stamp the SHA-256 digests in this file: 64 hexadecimal digits a line, or 32 bytes for each. The receipts go to FILE.receipts/HEX.receipt.json." placeholder:"FILE"`
+	Output   string   `short:"o" help:"Where the receipt of --digest goes; with --from-file, the folder of the receipts." placeholder:"FILE"`
+	Files    []string `arg:"" optional:"" name:"file" help:"Document to stamp."`
 }
 
 func (stampCommand) Help() string {
-	return `The service gets a commitment, SHA-256(digest || salt) with a random salt that is drawn here, and learns nothing of the document. The salt is in the receipt and nowhere else: without the receipt the entry proves nothing. FILE.stamp-pending.json holds it before anything is sent, until the receipt is written; if something goes wrong, run the same command again.`
+	return `The service gets a commitment, SHA-256(digest || salt) with a random salt that is drawn here, and learns nothing of the document. The salt is in the receipt and nowhere else: without the receipt the entry proves nothing. FILE.stamp-pending.json holds it before anything is sent, until the receipt is written; if something goes wrong, run the same command again.
+
+--dir and --from-file send all commitments as one stream, of any length. Files that have a receipt already are left out. Until all receipts are written, calpe.stamp-pending.ndjson beside them remembers the upload: after a crash, a cut or a restart of the service, the same command goes on where it was, and nothing is recorded twice.`
 }
 
 func (c *stampCommand) Run(ctx context.Context, a *app) error {
+	if c.Dir != "" || c.FromFile != "" {
+		return c.runMany(ctx, a)
+	}
 	if (c.Digest == "") == (len(c.Files) == 0) {
-		return errors.New("give files to stamp, or one --digest")
+		return errors.New("give files to stamp, or one --digest, --dir or --from-file")
 	}
 	if c.Output != "" && c.Digest == "" {
 		return errors.New("--output is for --digest: the receipt of FILE is FILE.receipt.json")
