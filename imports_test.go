@@ -30,11 +30,12 @@ var mayImport = map[string][]string{
 	"receipt":           {"", "merkle", "receipt/headers", "receipt/statement"},
 	"receipt/ots":       {"", "merkle", "receipt", "receipt/headers"},
 
-	"anchor/ledger":  {""},
-	"anchor/bitcoin": {"", "anchor/ledger", "internal/chainparams"},
-	"anchor/wallet":  {"", "anchor/ledger"},
-	"anchor/signer":  {"", "anchor/ledger", "anchor/wallet", "merkle"},
-	"anchor":         {"", "anchor/ledger", "anchor/wallet", "anchor/bitcoin", "merkle", "receipt", "internal/chainparams", "internal/commitpoint"},
+	"anchor/ledger":   {""},
+	"anchor/bitcoin":  {"", "anchor/ledger", "internal/chainparams"},
+	"anchor/calendar": {"", "receipt/ots"},
+	"anchor/wallet":   {"", "anchor/ledger"},
+	"anchor/signer":   {"", "anchor/ledger", "anchor/wallet", "merkle"},
+	"anchor":          {"", "anchor/ledger", "anchor/wallet", "anchor/bitcoin", "merkle", "receipt", "internal/chainparams", "internal/commitpoint"},
 
 	"storage/keyring":  {""},
 	"storage/postgres": {"", "anchor/ledger", "migrations", "internal/commitpoint"},

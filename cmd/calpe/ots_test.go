@@ -191,7 +191,7 @@ func hostile(c *fakeCalendar, elsewhere string) map[string]struct {
 		"another notary":    {says(200, "\x00unknown!\x02\x1b["), exitRefuted, "refused: its answer"},
 		"URI of a command":  {says(200, "\x00\x83\xdf\xe3\x0d\x2e\xf9\x0c\x8e\x05\x04a\x1b[m"), exitRefuted, "may be there"},
 		"refuses":           {says(503, "over\x1b[2J quota\nlast line"), exitUsage, "it refused: over__2J quota_last line (HTTP 503)"},
-		"refuses at length": {says(500, strings.Repeat("x", 1<<20)), exitUsage, "it refused: " + strings.Repeat("x", maxRefusal) + " (HTTP 500)"},
+		"refuses at length": {says(500, strings.Repeat("x", 1<<20)), exitUsage, "it refused: " + strings.Repeat("x", 160) + " (HTTP 500)"},
 		"no content":        {says(204, ""), exitUsage, "it refused: No Content"},
 		"part":              {says(206, "\x08"), exitUsage, "HTTP 206"},
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/anchor/calendar"
 	"github.com/calpe/calpe/receipt/ots"
 )
 
@@ -276,24 +277,8 @@ func TestCalendarPolicy(t *testing.T) {
 		t.Error("a host below a top level is allowed")
 	}
 	for _, text := range []string{"", "ots.example", "ftp://ots.example", "https://", "https://u@ots.example", "https://ots.example?x", "https://ots.example?", "https://ots.example#x", "https://[", "https://ots.example/\x1b"} {
-		if u, err := calendarURL(text); err == nil {
+		if u, err := calendar.ParseURL(text); err == nil {
 			t.Errorf("%q is taken as %s", text, u)
-		}
-	}
-}
-
-func TestCalendarWords(t *testing.T) {
-	t.Parallel()
-	for text, want := range map[string]string{
-		"Pending confirmation in Bitcoin blockchain":                   "Pending confirmation in Bitcoin blockchain",
-		"Timestamped by transaction ab12; waiting for 3 confirmations": "Timestamped by transaction ab12; waiting for 3 confirmations",
-		"Not found\n":          "Not found",
-		"a\nb\r\x1b[2Jc\u202e": "a_b___2Jc_",
-		"<html>/é\xff":         "_html____",
-		"":                     "",
-	} {
-		if got := calendarWords([]byte(text)); got != want {
-			t.Errorf("%q is shown as %q, want %q", text, got, want)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/calpe/calpe/anchor/calendar"
 	"github.com/calpe/calpe/receipt"
 	"github.com/calpe/calpe/receipt/ots"
 )
@@ -31,7 +32,7 @@ func (c *otsExportCommand) Run(a *app) error {
 		if _, err := ots.PendingAt(c.Calendar); err != nil {
 			return fmt.Errorf("--calendar: %w", err)
 		}
-		if _, err := calendarURL(c.Calendar); err != nil {
+		if _, err := calendar.ParseURL(c.Calendar); err != nil {
 			return fmt.Errorf("--calendar: %w", err)
 		}
 	}

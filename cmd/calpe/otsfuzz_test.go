@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -11,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/calpe/calpe/anchor/calendar"
 	"github.com/calpe/calpe/receipt/ots"
 )
 
@@ -39,7 +39,7 @@ func FuzzCalendarAnswer(f *testing.F) {
 		if status < 200 || status > 599 {
 			return
 		}
-		client := calendars{&http.Client{Transport: oneAnswer{status, "text/plain", body}}, time.Minute}
+		client := calendar.New(calendar.Config{Transport: oneAnswer{status, "text/plain", body}, Timeout: time.Minute})
 		check := func(got ots.Timestamp, err error) {
 			if err != nil {
 				if text := clean(err.Error()); strings.ContainsAny(text, "\n\x1b") || len(text) > 2000 {
@@ -56,7 +56,7 @@ func FuzzCalendarAnswer(f *testing.F) {
 			}
 		}
 		base := &url.URL{Scheme: "https", Host: "a.calendar.opentimestamps.org"}
-		answer, err := client.complete(t.Context(), base, message)
+		answer, err := client.Complete(t.Context(), base, message)
 		if err == nil {
 			answer, err = waiting.Upgrade(answer)
 			if err == nil && (len(blocksOf(answer)) == 0 || !kept(answer, pending)) {
@@ -64,7 +64,7 @@ func FuzzCalendarAnswer(f *testing.F) {
 			}
 		}
 		check(answer, err)
-		promise, err := client.submit(t.Context(), base, append([]byte("p"), append(message, "nonce"...)...))
+		promise, err := client.Submit(t.Context(), base, append([]byte("p"), append(message, "nonce"...)...))
 		if err == nil {
 			promise, err = promise.From(message, ops)
 			if err == nil && len(pendingAt(promise)) == 0 {

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/calpe/calpe/anchor/calendar"
 	"github.com/calpe/calpe/receipt/ots"
 )
 
@@ -79,7 +80,7 @@ func (c *otsStampCommand) Run(ctx context.Context, a *app) error {
 func (c *otsStampCommand) addresses() ([]*url.URL, error) {
 	var to []*url.URL
 	for _, text := range c.Calendars {
-		u, err := calendarURL(text)
+		u, err := calendar.ParseURL(text)
 		if err != nil {
 			return nil, fmt.Errorf("--calendar %s: %w", shown(text), err)
 		}
@@ -131,14 +132,14 @@ func plant(files []stamped) ([]byte, error) {
 
 // submit asks all calendars, and puts together what those promise that answer.
 func (c *otsStampCommand) submit(ctx context.Context, a *app, to []*url.URL, root []byte) (ots.Timestamp, error) {
-	client := openCalendars(c.Timeout)
-	defer client.client.CloseIdleConnections()
+	client := calendar.New(calendar.Config{Timeout: c.Timeout})
+	defer client.Close()
 	promises, errs := make([]ots.Timestamp, len(to)), make([]error, len(to))
 	var group errgroup.Group
 	group.SetLimit(maxCalendars)
 	for i, u := range to {
 		group.Go(func() error {
-			promises[i], errs[i] = client.submit(ctx, u, root)
+			promises[i], errs[i] = client.Submit(ctx, u, root)
 			return nil
 		})
 	}

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/calpe/calpe/anchor/calendar"
 	"github.com/calpe/calpe/receipt"
 	"github.com/calpe/calpe/receipt/headers"
 	"github.com/calpe/calpe/receipt/ots"
@@ -50,8 +51,8 @@ func (c *otsUpgradeCommand) Run(ctx context.Context, a *app) error {
 	if _, err := c.parse(); err != nil {
 		return err
 	}
-	u := upgrader{a: a, policy: policy, client: openCalendars(c.Timeout), chain: sync.OnceValues(func() (*headers.Chain, error) { return c.load(ctx, a, true) })}
-	defer u.client.client.CloseIdleConnections()
+	u := upgrader{a: a, policy: policy, client: calendar.New(calendar.Config{Timeout: c.Timeout}), chain: sync.OnceValues(func() (*headers.Chain, error) { return c.load(ctx, a, true) })}
+	defer u.client.Close()
 	return each(ctx, a, c.Files, func(path string) error { return u.upgrade(ctx, path) })
 }
 
@@ -69,22 +70,16 @@ type trustedHost struct {
 	name   string
 }
 
-// wellKnown are the public calendars that the reference's client asks: hosts
-// below these.
-func wellKnown() []string {
-	return []string{".calendar.opentimestamps.org", ".calendar.eternitywall.com", ".calendar.catallaxy.com"}
-}
-
 func (c *otsUpgradeCommand) policy() (p calendarPolicy, err error) {
 	for _, text := range c.Calendars {
-		u, err := calendarURL(text)
+		u, err := calendar.ParseURL(text)
 		if err != nil {
 			return p, fmt.Errorf("--calendar %s: %w", shown(text), err)
 		}
 		p.given = append(p.given, u)
 	}
 	if c.Server != "" {
-		u, err := calendarURL(c.Server)
+		u, err := calendar.ParseURL(c.Server)
 		if err != nil {
 			return p, fmt.Errorf("--server: %w", err)
 		}
@@ -100,7 +95,7 @@ func (c *otsUpgradeCommand) policy() (p calendarPolicy, err error) {
 
 // allows gives the address of a calendar that may be asked.
 func (p calendarPolicy) allows(uri string) (*url.URL, bool) {
-	u, err := calendarURL(uri)
+	u, err := calendar.ParseURL(uri)
 	if err != nil {
 		return nil, false
 	}
@@ -110,9 +105,7 @@ func (p calendarPolicy) allows(uri string) (*url.URL, bool) {
 	if u.Path != "" {
 		return nil, false
 	}
-	public := u.Scheme == "https" && u.Port() == "" &&
-		slices.ContainsFunc(wellKnown(), func(suffix string) bool { return below(u.Hostname(), suffix) })
-	return u, public || slices.ContainsFunc(p.hosts, func(h trustedHost) bool {
+	return u, calendar.IsPublic(u) || slices.ContainsFunc(p.hosts, func(h trustedHost) bool {
 		return u.Scheme == h.scheme && (u.Hostname() == h.name || isDomain(h.name) && below(u.Hostname(), "."+h.name))
 	})
 }
@@ -131,7 +124,7 @@ func isDomain(name string) bool {
 type upgrader struct {
 	a      *app
 	policy calendarPolicy
-	client calendars
+	client *calendar.Client
 	chain  func() (*headers.Chain, error)
 }
 
@@ -211,7 +204,7 @@ func (u *upgrader) ask(ctx context.Context, questions []*question) {
 	group.SetLimit(maxCalendars)
 	for _, q := range questions {
 		group.Go(func() error {
-			q.answer, q.err = u.client.complete(ctx, q.calendar, q.message)
+			q.answer, q.err = u.client.Complete(ctx, q.calendar, q.message)
 			return nil
 		})
 	}

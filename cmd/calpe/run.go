@@ -11,6 +11,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/calpe/calpe/anchor/calendar"
 	"github.com/calpe/calpe/internal/buildinfo"
 	"github.com/calpe/calpe/internal/progress"
 )
@@ -42,9 +43,9 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitOK
-	case errors.Is(err, errRefuted):
+	case errors.Is(err, errRefuted), errors.Is(err, calendar.ErrRefused):
 		return exitRefuted
-	case errors.Is(err, errNotYet):
+	case errors.Is(err, errNotYet), errors.Is(err, calendar.ErrNotYet):
 		return exitNotYet
 	}
 	return exitUsage
