@@ -447,3 +447,25 @@ type Deployment struct {
 	Network  Network
 	Created  time.Time
 }
+
+// Timestamp is a [Payload] that somebody else's OpenTimestamps calendar has led
+// to a block: an anchor without a transaction of ours. Until Final, a
+// reorganisation can take it back.
+type Timestamp struct {
+	Payload
+	Calendar string // address of the calendar that was asked
+	// Operations lead from SHA-256 of the payload to the Merkle root of the block
+	// (docs/formats.md, "Receipt").
+	Operations []byte
+	Height     uint32 // of the block
+	// The block at that height, and its header, whose Merkle root was compared. Both
+	// are zero as long as no header of that height was known: then it is the
+	// calendar's word alone.
+	Block  BlockHash
+	Header [HeaderSize]byte
+	Depth  uint32 // confirmations when last looked at, 1 in the newest block; 0 if unknown
+	Final  bool
+}
+
+// Checked reports whether the block's header was known, and holds.
+func (t Timestamp) Checked() bool { return t.Block != BlockHash{} }

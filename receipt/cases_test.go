@@ -41,6 +41,7 @@ func (w *world) headerFiles() map[string][]byte {
 		"headers-not-deep": w.raw[:(anchorHeight+5)*80],
 		"headers-end":      w.raw[:anchorHeight*80],
 		"headers-other":    other,
+		"headers-calendar": w.calendarHeaders(),
 		"headers-simnet":   genesis(w.tb, calpe.Simnet),
 		"headers-mainnet":  genesis(w.tb, calpe.Mainnet),
 	}
@@ -78,7 +79,7 @@ func all(status string) answers { return answers{status, status, status} }
 // verifications is the table: each state, then each way to tamper with it.
 func (w *world) verifications() []verification {
 	return slices.Concat(w.stateCases(), w.documentCases(), w.anchorCases(), w.logCases(), w.certificationCases(), w.promiseCases(),
-		w.malformedCases(), w.textCases())
+		w.malformedCases(), w.textCases(), w.timestampCases())
 }
 
 // verification is one row: the receipt of an entry, edited.

@@ -203,6 +203,7 @@ func TestSizesOfThePage(t *testing.T) {
 		{"inclusion path", fmt.Sprintf("at most %d hashes", maxPath)},
 		{"block branch", fmt.Sprintf("at most %d hashes", maxBranch)},
 		{"transaction, coinbase", "at most 100,000 each"},
+		{"operations of a timestamp", "at most 10,000 in all, 255 operations; argument and message at most 4,096"},
 		{"log identity, as written", "at most 16,384"},
 		{"note", "at most 32,768"},
 		{"signed statement, as written, alone or in a receipt", "at most 16,384"},
@@ -211,7 +212,7 @@ func TestSizesOfThePage(t *testing.T) {
 	if d := cmp.Diff(want, rows(section(t, "## Sizes and limits"))); d != "" {
 		t.Errorf("sizes (-code +page):\n%s", d)
 	}
-	if calpe.MaxLogSize != 1<<40-1 || MaxTransactionSize != 100_000 || MaxIdentitySize != 16_384 || MaxNoteSize != 32_768 ||
+	if calpe.MaxLogSize != 1<<40-1 || MaxTransactionSize != 100_000 || MaxOperationsBytes != 10_000 || MaxOperations != 255 || maxMessage != 4096 || MaxIdentitySize != 16_384 || MaxNoteSize != 32_768 ||
 		statement.MaxSize != 16_384 || MaxSize != 1_048_576 {
 		t.Error("a constant isn't what the page says")
 	}
@@ -221,6 +222,7 @@ func TestMembersOfThePage(t *testing.T) {
 	w := newWorld(t, testOrigin)
 	full := w.issue(entryDocument)
 	full.Acknowledgement = w.issuedPromise()
+	full.Timestamp = w.timestamped(entryDocument).Timestamp
 	object := func(data string, at ...string) []string {
 		var v map[string]any
 		if err := json.Unmarshal([]byte(data), &v); err != nil {
@@ -248,6 +250,7 @@ func TestMembersOfThePage(t *testing.T) {
 		"receipt":                     {object(receipt), members(parts[0])},
 		"in a receipt, certification": {object(receipt, "certification"), members(parts[1])},
 		"in a receipt, anchor":        {object(receipt, "anchor"), members(parts[2])},
+		"in a receipt, timestamp":     {object(receipt, "timestamp"), members(parts[3])},
 	} {
 		if d := cmp.Diff(tt.code, tt.page); d != "" {
 			t.Errorf("members of %s (-code +page):\n%s", name, d)

@@ -33,6 +33,7 @@ type Evidence struct {
 
 	Certification *CertificationEvidence // nil if there is none
 	Anchor        *calpe.Anchor          // nil if there is none yet
+	Timestamp     *calpe.Timestamp       // nil if there is none yet, or if there is an anchor
 }
 
 // CertificationEvidence is the certification of a document and the registration
@@ -70,6 +71,9 @@ func Issue(e Evidence) (Receipt, error) {
 	}
 	if e.Anchor != nil {
 		r.Anchor = NewAnchor(e.Identity, *e.Anchor)
+	}
+	if e.Timestamp != nil {
+		r.Timestamp = NewTimestamp(e.Identity, *e.Timestamp)
 	}
 	if err := checkIssued(r, e); err != nil {
 		return Receipt{}, err

@@ -116,6 +116,7 @@ func (m *trial) checkEvidence(t *testing.T, r Report, changed Receipt) {
 	}
 	same("place", r.Existed.Status == Holds || r.InLog.Status == Holds || r.Certified.Status == Holds, place(was), place(changed))
 	same("anchor", r.Existed.Status == Holds || r.Block != nil, was.Anchor, changed.Anchor)
+	same("timestamp", r.Existed.Status == Holds || r.Block != nil, was.Timestamp, changed.Timestamp)
 	same("log", r.InLog.Status == Holds, was.Log, changed.Log)
 	same("certification", r.Certified.Status == Holds, was.Certification, changed.Certification)
 	if r.InLog.Status == Holds && !signedAs(was.Checkpoint, changed.Checkpoint) {
@@ -155,15 +156,20 @@ func (m *trial) done(t *testing.T, want int) {
 // and none takes much memory. With the same test of package ots there are more
 // than 100,000.
 func TestMutations(t *testing.T) {
-	for name, c := range map[string]struct{ entry, mutations int }{
-		"certified":    {entryDocument, 10_000},
-		"anchored":     {entryPlain, 9_000},
-		"checkpointed": {entryLate, 5_000},
-		"received":     {entryReceived, 5_000},
+	issued := func(w *world, entry int) Input { return w.input(w.issue(entry)) }
+	for name, c := range map[string]struct {
+		entry, mutations int
+		input            func(w *world, entry int) Input
+	}{
+		"certified":    {entryDocument, 10_000, issued},
+		"anchored":     {entryPlain, 9_000, issued},
+		"timestamped":  {entryPlain, 9_000, (*world).timestampedInput},
+		"checkpointed": {entryLate, 5_000, issued},
+		"received":     {entryReceived, 5_000, issued},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, testOrigin)
-			m := newTrial(t, w.input(w.issue(c.entry)))
+			m := newTrial(t, c.input(w, c.entry))
 			text := []byte(unchecked(t, m.in.Receipt))
 			rng := rand.New(rand.NewPCG(3, uint64(c.entry)))
 			for range c.mutations {
@@ -173,7 +179,7 @@ func TestMutations(t *testing.T) {
 		})
 		t.Run(name+", by members", func(t *testing.T) {
 			w := newWorld(t, testOrigin)
-			m := newTrial(t, w.input(w.issue(c.entry)))
+			m := newTrial(t, c.input(w, c.entry))
 			text := []byte(unchecked(t, m.in.Receipt))
 			donors := w.donors(t, c.entry)
 			rng := rand.New(rand.NewPCG(4, uint64(c.entry)))
@@ -320,6 +326,7 @@ func (w *world) donors(t *testing.T, entry int) (donors [][]member) {
 		}
 		donors = append(donors, readMembers(t, []byte(unchecked(t, other.issue(index)))))
 	}
+	donors = append(donors, readMembers(t, []byte(unchecked(t, other.timestamped(entryPlain)))))
 	return donors
 }
 

@@ -43,6 +43,7 @@ type Receipt struct {
 
 	Certification *Certification `json:"certification,omitzero"` // nil if there is none
 	Anchor        *Anchor        `json:"anchor,omitzero"`        // only with Checkpoint
+	Timestamp     *Timestamp     `json:"timestamp,omitzero"`     // only with Checkpoint, and not beside Anchor
 }
 
 // Promise is an acknowledgement with the path of the entry in its group.
@@ -199,6 +200,7 @@ type parsed struct {
 	checkpoint *calpe.Checkpoint
 	tx         transaction
 	coinbase   transaction
+	merkleRoot calpe.BlockHash // to which the timestamp leads
 
 	certification statement.Certification
 	agency        statement.Agency
@@ -206,7 +208,7 @@ type parsed struct {
 
 func (r Receipt) parse() (*parsed, error) {
 	p := &parsed{Receipt: r}
-	for _, step := range []func() error{p.parseHead, p.parseTree, p.parseCertification, p.parseAnchor} {
+	for _, step := range []func() error{p.parseHead, p.parseTree, p.parseCertification, p.parseAnchor, p.parseTimestamp} {
 		if err := step(); err != nil {
 			return nil, fmt.Errorf("receipt: %w", err)
 		}

@@ -93,7 +93,7 @@ type Block struct {
 	Network calpe.Network   `json:"network"`
 	Height  uint32          `json:"height"`
 	Hash    calpe.BlockHash `json:"hash"`
-	TxID    calpe.BlockHash `json:"txid"`
+	TxID    calpe.BlockHash `json:"txid,omitzero"` // of the anchor; a timestamp names none
 	// Time is the header's: good to about two hours, for a miner may set it after the
 	// median of the last 11 blocks and up to two hours ahead.
 	Time  time.Time `json:"time"`

@@ -74,8 +74,10 @@ func (v *verifier) existed() Verdict {
 	switch {
 	case v.checkpoint == nil:
 		return Verdict{NotYet, ReasonNoCheckpoint, "The log has recorded the document, but no checkpoint covers it yet."}
-	case v.Anchor == nil:
+	case v.Anchor == nil && v.Timestamp == nil:
 		return Verdict{NotYet, ReasonNoAnchor, "A checkpoint covers the document, but no Bitcoin block holds it yet."}
+	case v.in.Headers == nil && v.Anchor == nil:
+		return Verdict{NotAsked, ReasonNoHeaders, fmt.Sprintf("The receipt leads to the Merkle root %s of block %d, but no chain of headers was given to find it in.", v.merkleRoot, v.Timestamp.Height)}
 	case v.in.Headers == nil:
 		return Verdict{NotAsked, ReasonNoHeaders, "The receipt leads to a block header, but no chain of headers was given to find it in."}
 	}
@@ -159,35 +161,63 @@ func checkBranch(id calpe.BlockHash, position uint32, branch Branch, want calpe.
 	return nil
 }
 
-// inChain answers the last part of existed: the header stands in the chain, deep
-// enough.
-func (v *verifier) inChain(chain *headers.Chain) Verdict {
-	verdict, block := v.Anchor.inChain(v.tx.id, chain, v.in.Depth)
-	v.report.Block = block
+// inChain answers the last part of existed: the header, or the Merkle root,
+// stands in the chain, deep enough.
+func (v *verifier) inChain(chain *headers.Chain) (verdict Verdict) {
+	if v.Anchor != nil {
+		verdict, v.report.Block = v.Anchor.inChain(v.tx.id, chain, v.in.Depth)
+	} else {
+		verdict, v.report.Block = v.Timestamp.inChain(v.merkleRoot, chain, v.in.Depth)
+	}
 	return verdict
 }
 
 // inChain answers whether the header stands in the chain, depth blocks deep. The
 // block is nil unless it stands there at all.
 func (a *Anchor) inChain(txid calpe.BlockHash, chain *headers.Chain, depth int) (Verdict, *Block) {
-	first, _ := chain.At(0) // a chain has at least its genesis block
-	tip, _ := chain.Tip()
-	if a.Network != chain.Network() || a.Genesis != calpe.BlockHash(first.Hash) {
-		return refuted(ReasonOtherNetwork, "The anchor is in %s with genesis block %s, the headers are of %s with %s.",
-			a.Network, a.Genesis, chain.Network(), first.Hash), nil
-	}
-	if !chain.EnoughWork() {
-		return Verdict{NotYet, ReasonTooLittleWork, "The chain of headers has less work than the network had when this program was made: it is incomplete, or not the chain that the world knows."}, nil
-	}
-	header, ok := chain.At(int(a.Height))
-	if !ok {
-		return Verdict{NotYet, ReasonHeadersEnd, fmt.Sprintf("The headers end at block %d, before the anchor's block %d: fetch newer ones.", tip, a.Height)}, nil
+	p := place{a.Network, a.Genesis, a.Height}
+	header, bad := p.find(chain)
+	if bad != nil {
+		return *bad, nil
 	}
 	if !bytes.Equal(header.Raw[:], a.Header) {
 		return refuted(ReasonNotInChain, "Block %d of the chain is %s, not the anchor's block: it never was in this chain, or was reorganised away.", a.Height, header.Hash), nil
 	}
-	b := &Block{Network: a.Network, Height: a.Height, Hash: calpe.BlockHash(header.Hash), TxID: txid,
-		Time: header.Time, Depth: tip - int(a.Height) + 1, Asked: depth, Tip: tip, Test: a.Network.IsTest()}
+	return p.block(header, txid, chain, depth)
+}
+
+// place is where an anchor or a timestamp says that its block stands.
+type place struct {
+	network calpe.Network
+	genesis calpe.BlockHash
+	height  uint32
+}
+
+// find gives the header that stands there in the chain, or the verdict if that
+// can't be said.
+func (p place) find(chain *headers.Chain) (headers.Header, *Verdict) {
+	first, _ := chain.At(0) // a chain has at least its genesis block
+	tip, _ := chain.Tip()
+	if p.network != chain.Network() || p.genesis != calpe.BlockHash(first.Hash) {
+		return headers.Header{}, refute(ReasonOtherNetwork, "The anchor is in %s with genesis block %s, the headers are of %s with %s.",
+			p.network, p.genesis, chain.Network(), first.Hash)
+	}
+	if !chain.EnoughWork() {
+		return headers.Header{}, &Verdict{NotYet, ReasonTooLittleWork, "The chain of headers has less work than the network had when this program was made: it is incomplete, or not the chain that the world knows."}
+	}
+	header, ok := chain.At(int(p.height))
+	if !ok {
+		return headers.Header{}, &Verdict{NotYet, ReasonHeadersEnd, fmt.Sprintf("The headers end at block %d, before the anchor's block %d: fetch newer ones.", tip, p.height)}
+	}
+	return header, nil
+}
+
+// block answers whether the header that stands there is deep enough. The txid is
+// zero if none is known.
+func (p place) block(header headers.Header, txid calpe.BlockHash, chain *headers.Chain, depth int) (Verdict, *Block) {
+	tip, _ := chain.Tip()
+	b := &Block{Network: p.network, Height: p.height, Hash: calpe.BlockHash(header.Hash), TxID: txid,
+		Time: header.Time, Depth: tip - int(p.height) + 1, Asked: depth, Tip: tip, Test: p.network.IsTest()}
 	if b.Depth < b.Asked {
 		return Verdict{NotYet, ReasonNotDeep, fmt.Sprintf("It is in block %d of %s, %s, where %d are asked for: wait, or fetch newer headers.",
 			b.Height, b.Network, blocksDeep(b.Depth), b.Asked)}, b
@@ -245,14 +275,20 @@ func (v *verifier) checkSigned() *Verdict {
 	return nil
 }
 
-// checkNetwork: the anchor is in the network of the pinned log.
+// checkNetwork: the anchor or timestamp is in the network of the pinned log.
 func (v *verifier) checkNetwork() *Verdict {
-	a, id := v.Anchor, v.in.Identity
-	if a == nil || a.Network == id.Network && a.Genesis == id.Genesis {
+	id := v.in.Identity
+	network, genesis := id.Network, id.Genesis
+	if a := v.Anchor; a != nil {
+		network, genesis = a.Network, a.Genesis
+	} else if t := v.Timestamp; t != nil {
+		network, genesis = t.Network, t.Genesis
+	}
+	if network == id.Network && genesis == id.Genesis {
 		return nil
 	}
 	return refute(ReasonOtherNetwork, "The anchor is in %s with genesis block %s, %s anchors in %s with %s.",
-		a.Network, a.Genesis, id.Origin, id.Network, id.Genesis)
+		network, genesis, id.Origin, id.Network, id.Genesis)
 }
 
 // certified answers: did an agency of that log certify the document?

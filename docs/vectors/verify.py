@@ -234,6 +234,29 @@ def transaction(text):
     need(inputs and scripts and at == len(raw))
     return raw, inputs, scripts
 
+def operations(data, message):
+    """The message to which the operations of a timestamp lead."""
+    at, count, tag = 0, 0, None
+    need(len(data) <= 10000)
+    while at < len(data):
+        tag, at, count = data[at], at + 1, count + 1
+        need(tag in (0x08, 0xf0, 0xf1) and count <= 255)
+        if tag == 0x08:
+            message = sha(message)
+            continue
+        n, shift = 0, 0
+        while True:
+            need(at < len(data) and shift < 63)
+            n, shift, at, byte = n | (data[at] & 127) << shift, shift + 7, at + 1, data[at]
+            if byte < 128:
+                break
+        need((byte or shift == 7) and 1 <= n <= 4096 and at + n <= len(data))
+        argument, at = data[at:at + n], at + n
+        message = message + argument if tag == 0xf0 else argument + message
+        need(len(message) <= 4096)
+    need(tag == 0x08)
+    return message
+
 # --- Headers ----------------------------------------------------------------------------------------------------------
 MIN_WORK = 0x01128750f82f4c366153a3a030  # of mainnet
 
@@ -262,7 +285,7 @@ def chain(data):
 
 # --- The receipt ------------------------------------------------------------------------------------------------------
 def read(data):
-    r = shape(strict_json(data, 2**20), "type log digest salt index", "acknowledgement checkpoint path certification anchor")
+    r = shape(strict_json(data, 2**20), "type log digest salt index", "acknowledgement checkpoint path certification anchor timestamp")
     need(r["type"] == "calpe/receipt/v1" and ("checkpoint" in r) == ("path" in r) != ("acknowledgement" in r))
     r["log"], r["digest"], r["salt"] = unhex(r["log"], 32), unhex(r["digest"], 32), unhex(r["salt"], 16)
     size, whole_log = MAX_LOG, whole(r["index"], MAX_LOG)
@@ -287,6 +310,11 @@ def read(data):
         a["header"], a["branch"], a["coinbase_branch"] = unhex(a["header"], 80), hashes(a["branch"], 32), hashes(a["coinbase_branch"], 32)
         need(len(a["branch"]) == len(a["coinbase_branch"]))
         a["transaction"], a["coinbase"] = transaction(a["transaction"]), transaction(a["coinbase"])
+    if "timestamp" in r:
+        t = shape(r["timestamp"], "network genesis height operations")
+        need("checkpoint" in r and "anchor" not in r and GENESIS.get(t["network"]) == t["genesis"])
+        whole(t["height"], 2**32)
+        t["merkle"] = operations(unbase64(t["operations"]), sha(b"CLP", r["size"].to_bytes(5, "big"), r["root"]))
     return r
 
 def check_place(r, digest):
@@ -301,18 +329,23 @@ def check_place(r, digest):
 def existed(r, digest, headers, depth):
     check_place(r, digest)
     need("checkpoint" in r, "not-yet no-checkpoint")
-    need("anchor" in r, "not-yet no-anchor")
+    need("anchor" in r or "timestamp" in r, "not-yet no-anchor")
+    if "timestamp" in r:
+        return in_chain(r["timestamp"], headers, depth, lambda header: header[36:68] == r["timestamp"]["merkle"])
     a, root = r["anchor"], r["anchor"]["header"][36:68]
     need(a["transaction"][2][0] == b"\x6a\x28CLP" + r["size"].to_bytes(5, "big") + r["root"], "refuted other-payload")
     need(block_root(sha256d(a["transaction"][0]), a["position"], a["branch"]) == root, "refuted transaction-not-in-block")
     need(a["coinbase"][1] == [bytes(32) + b"\xff" * 4], "refuted no-coinbase")
     need(block_root(sha256d(a["coinbase"][0]), 0, a["coinbase_branch"]) == root, "refuted coinbase-not-in-block")
+    in_chain(a, headers, depth, lambda header: header == a["header"])
+
+def in_chain(a, headers, depth, is_ours):
     need(headers is not None, "not-asked no-headers")
     chain_headers, network, enough = headers
     need(a["network"] == network, "refuted other-network")
     need(enough, "not-yet too-little-work")
     need(a["height"] < len(chain_headers), "not-yet headers-end")
-    need(chain_headers[a["height"]] == a["header"], "refuted not-in-chain")
+    need(is_ours(chain_headers[a["height"]]), "refuted not-in-chain")
     need(len(chain_headers) - a["height"] >= depth, "not-yet not-deep")
 
 def in_log(r, digest, pinned):
@@ -323,7 +356,7 @@ def in_log(r, digest, pinned):
         acknowledgement(r["acknowledgement"]["note"], pinned["acknowledgement_keys"])
         raise Bad("not-yet no-checkpoint")
     checkpoint(r["checkpoint"], pinned["checkpoint_keys"], pinned["origin"])
-    a = r.get("anchor", pinned)
+    a = r.get("anchor", r.get("timestamp", pinned))
     need((a["network"], a["genesis"]) == (pinned["network"], pinned["genesis"]), "refuted other-network")
 
 def certified(r, digest, pinned):
@@ -371,10 +404,11 @@ def main():
     for question, answer in zip(("existed", "in the log", "certified"), got):
         print("%-10s  %s" % (question, answer))
     if got[0] == "holds":
-        when = int.from_bytes(r["anchor"]["header"][68:72], "little")
+        a = r.get("anchor", r.get("timestamp"))
+        when = int.from_bytes(headers[0][a["height"]][68:72], "little")
         print("before      %s, give or take two hours" % time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(when)))
-        if r["anchor"]["network"] != "mainnet":
-            print("TEST NETWORK %s: no evidential value" % r["anchor"]["network"])
+        if a["network"] != "mainnet":
+            print("TEST NETWORK %s: no evidential value" % a["network"])
     return 1 if any(a.startswith("refuted") for a in got) else 3 if any(a.startswith("not-yet") for a in got) else 0
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ const (
 //
 // Without an anchor the line ends at the entry's 40 bytes, pending at the given
 // calendar, from which a client gets the rest (see [Complete]); the error has
-// [ErrNotAnchored] in its chain if calendar is empty. With an anchor, calendar
-// isn't used.
+// [ErrNotAnchored] in its chain if calendar is empty. With an anchor, or with a
+// timestamp by another calendar, calendar isn't used.
 //
 // The receipt is verified first, except for what takes a chain of headers. A
 // transaction of more than [MaxMessage] bytes can't be in such a file. An anchor
@@ -49,6 +49,9 @@ func FromReceipt(r receipt.Receipt, calendar string) (DetachedFile, error) {
 }
 
 func timestampOf(r receipt.Receipt, calendar string) (Timestamp, error) {
+	if r.Timestamp != nil {
+		return timestampBy(r)
+	}
 	if r.Anchor == nil {
 		if calendar == "" {
 			return Timestamp{}, ErrNotAnchored
@@ -65,6 +68,20 @@ func timestampOf(r receipt.Receipt, calendar string) (Timestamp, error) {
 		return Timestamp{}, err
 	}
 	return NewTimestamp(r.Digest[:], append(entryOps(r.Salt, r.Index), ops...), BitcoinBlock(uint64(a.Height)))
+}
+
+// timestampBy is the way of a receipt that a calendar has led to its block.
+func timestampBy(r receipt.Receipt) (Timestamp, error) {
+	_, c, err := receipt.ReadCheckpoint([]byte(r.Checkpoint))
+	if err != nil {
+		return Timestamp{}, err
+	}
+	entry := calpe.Entry{Index: r.Index, Commitment: calpe.Commit(r.Digest, r.Salt)}
+	ops, err := calendarOps(entry, r.Path, calpe.Timestamp{Payload: calpe.Payload{Size: c.Size, Root: c.Root}, Operations: r.Timestamp.Operations})
+	if err != nil {
+		return Timestamp{}, err
+	}
+	return NewTimestamp(r.Digest[:], append(entryOps(r.Salt, r.Index), ops...), BitcoinBlock(uint64(r.Timestamp.Height)))
 }
 
 func anchorOf(r receipt.Receipt) (calpe.Anchor, error) {

@@ -140,7 +140,7 @@ func broken() (list []otsVector) {
 
 // ownVectors are about receipts of docs/vectors, in its chain.
 func ownVectors(t *testing.T) []otsVector {
-	anchored, received := vector(t, "anchored"), vector(t, "received")
+	anchored, received, timestamped := vector(t, "anchored"), vector(t, "received"), vector(t, "timestamped")
 	complete := mustSerialize(t, mustFromReceipt(t, anchored))
 	digest, other := anchored.Digest.String(), received.Digest.String()
 	chain := chainOf(t, "headers", false)
@@ -153,6 +153,7 @@ func ownVectors(t *testing.T) []otsVector {
 		{"complete-just-deep", "", digest, "headers", 8, "holds", []string{"holds"}, "", complete},
 		{"complete-not-deep", "", digest, "headers", 9, "not-yet not-deep", []string{"not-yet not-deep"}, "", complete},
 		{"complete-headers-end", "", digest, "headers-end", 6, "not-yet headers-end", []string{"not-yet headers-end"}, "", complete},
+		{"complete-by-a-calendar", "", timestamped.Digest.String(), "headers-calendar", 6, "holds", []string{"holds"}, "", mustSerialize(t, mustFromReceipt(t, timestamped))},
 		{"complete-no-headers", "", digest, "", 6, "not-asked no-headers", []string{"not-asked no-headers"}, "", complete},
 		{"complete-too-little-work", "", digest, "headers-mainnet", 6, "not-yet too-little-work", []string{"not-yet too-little-work"}, "", complete},
 		{"complete-reorganised-away", "", digest, "headers-other", 6, "refuted not-in-chain", []string{"refuted not-in-chain"}, "", complete},
