@@ -85,6 +85,18 @@ type Anchor struct {
 	CoinbaseBranch Branch          `json:"coinbase_branch"`
 }
 
+// Place is the network and the height at which the anchor or the timestamp says
+// that its block stands; false if there is neither.
+func (r Receipt) Place() (network calpe.Network, height uint32, ok bool) {
+	switch {
+	case r.Anchor != nil:
+		return r.Anchor.Network, r.Anchor.Height, true
+	case r.Timestamp != nil:
+		return r.Timestamp.Network, r.Timestamp.Height, true
+	}
+	return "", 0, false
+}
+
 // Path is an inclusion proof. Its text form is the base64 of the hashes, one
 // after another.
 type Path []calpe.Hash

@@ -220,7 +220,7 @@ func TestTimestampNamesTheBlock(t *testing.T) {
 func FuzzOperations(f *testing.F) {
 	w := newWorld(f, testOrigin)
 	_, timestamp := w.calendarBlock()
-	f.Add([]byte(timestamp.Operations))
+	f.Add(timestamp.Operations)
 	f.Add([]byte{OpSHA256})
 	f.Add([]byte{OpAppend, 1, 7, OpSHA256})
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -12,12 +12,13 @@ import (
 
 // entryAnswer is what the public part of a service says of an entry.
 type entryAnswer struct {
-	Index      uint64           `json:"index"`
-	Commitment calpe.Commitment `json:"commitment"`
-	State      calpe.State      `json:"state"`
-	Checkpoint string           `json:"checkpoint"`
-	Path       *receipt.Path    `json:"path"`
-	Anchor     *receipt.Anchor  `json:"anchor"`
+	Index      uint64             `json:"index"`
+	Commitment calpe.Commitment   `json:"commitment"`
+	State      calpe.State        `json:"state"`
+	Checkpoint string             `json:"checkpoint"`
+	Path       *receipt.Path      `json:"path"`
+	Anchor     *receipt.Anchor    `json:"anchor"`
+	Timestamp  *receipt.Timestamp `json:"timestamp"`
 }
 
 // entry asks for the proof of an entry: in the tree of its best anchor, or with
@@ -36,8 +37,8 @@ func (s *service) entry(ctx context.Context, want calpe.Entry, size uint64) (ent
 		return entryAnswer{}, fmt.Errorf("%s: %w: the service says that entry %d commits to %s, the receipt leads to %s: keep the receipt, one of them is wrong",
 			what, errRefuted, a.Index, a.Commitment, want.Commitment)
 	}
-	if (a.Checkpoint == "") != (a.Path == nil) || a.Checkpoint == "" && (size > 0 || a.Anchor != nil) {
-		return entryAnswer{}, fmt.Errorf("%s: the service's answer has not checkpoint, path and anchor as they go together", what)
+	if (a.Checkpoint == "") != (a.Path == nil) || a.Checkpoint == "" && (size > 0 || a.Anchor != nil || a.Timestamp != nil) {
+		return entryAnswer{}, fmt.Errorf("%s: the service's answer has not checkpoint, path and anchor or timestamp as they go together", what)
 	}
 	return a, nil
 }
@@ -64,7 +65,7 @@ func (s *service) current(ctx context.Context, old receipt.Receipt, id receipt.I
 		return old, a.State, nil
 	}
 	r := old
-	r.Acknowledgement, r.Checkpoint, r.Anchor = nil, a.Checkpoint, a.Anchor
+	r.Acknowledgement, r.Checkpoint, r.Anchor, r.Timestamp = nil, a.Checkpoint, a.Anchor, a.Timestamp
 	_, cp, err := receipt.ReadCheckpoint([]byte(a.Checkpoint))
 	if err != nil {
 		return receipt.Receipt{}, 0, fmt.Errorf("%w: the service's checkpoint: %w", errRefuted, err)
@@ -128,10 +129,11 @@ func check(r receipt.Receipt, digest calpe.Digest, id receipt.Identity) error {
 	return nil
 }
 
-// evidence is how much a receipt has: 0 a promise, 1 a checkpoint, 2 an anchor.
+// evidence is how much a receipt has: 0 a promise, 1 a checkpoint, 2 an anchor or
+// a timestamp.
 func evidence(r receipt.Receipt) int {
 	switch {
-	case r.Anchor != nil:
+	case r.Anchor != nil || r.Timestamp != nil:
 		return 2
 	case r.Checkpoint != "":
 		return 1

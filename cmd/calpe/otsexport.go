@@ -47,8 +47,8 @@ func (c *otsExportCommand) Run(a *app) error {
 	if err := createOTS(out, f); err != nil {
 		return err
 	}
-	if r.Anchor != nil && r.Anchor.Network.IsTest() {
-		a.notice("%s: its block is of the test network %s, which has no evidential value; the .ots file can't say so, and looks like one of mainnet", shown(c.Receipt), r.Anchor.Network)
+	if network, _, ok := r.Place(); ok && network.IsTest() {
+		a.notice("%s: its block is of the test network %s, which has no evidential value; the .ots file can't say so, and looks like one of mainnet", shown(c.Receipt), network)
 	}
 	_, err = fmt.Fprintf(a.Stdout, "%s: %s\n", shown(out), standing(f))
 	return err

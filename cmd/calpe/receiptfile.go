@@ -87,7 +87,7 @@ func (f *receiptFile) update(ctx context.Context, a *app, s *service) error {
 		return err
 	}
 	f.state = state
-	moved := evidence(f.r) == 2 && evidence(r) == 2 && !sameAnchor(f.r.Anchor, r.Anchor)
+	moved := evidence(f.r) == 2 && evidence(r) == 2 && !sameBlock(f.r, r)
 	if evidence(r) < evidence(f.r) {
 		a.notice("%s: the service shows less than this receipt has, perhaps because Bitcoin's chain was reorganised; the receipt stays as it is", shown(f.path))
 		return nil
@@ -109,15 +109,20 @@ func (f *receiptFile) update(ctx context.Context, a *app, s *service) error {
 	return nil
 }
 
-func sameAnchor(a, b *receipt.Anchor) bool {
-	return a.Height == b.Height && bytes.Equal(a.Header, b.Header) && bytes.Equal(a.Transaction, b.Transaction)
+// sameBlock reports whether both receipts lead to a block in the same way.
+func sameBlock(a, b receipt.Receipt) bool {
+	if a.Anchor == nil || b.Anchor == nil {
+		return a.Timestamp != nil && b.Timestamp != nil &&
+			a.Timestamp.Height == b.Timestamp.Height && bytes.Equal(a.Timestamp.Operations, b.Timestamp.Operations)
+	}
+	return a.Anchor.Height == b.Anchor.Height && bytes.Equal(a.Anchor.Header, b.Anchor.Header) && bytes.Equal(a.Anchor.Transaction, b.Anchor.Transaction)
 }
 
 // report prints the one line that stands for a notarized file.
 func (f *receiptFile) report(a *app, name string) error {
 	block := ""
-	if anchor := f.r.Anchor; anchor != nil {
-		block = fmt.Sprintf(", in block %d of %s", anchor.Height, anchor.Network)
+	if network, height, ok := f.r.Place(); ok {
+		block = fmt.Sprintf(", in block %d of %s", height, network)
 	}
 	code := ""
 	if f.code != "" {

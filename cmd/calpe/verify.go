@@ -91,7 +91,8 @@ func (c *verifyCommand) Run(ctx context.Context, a *app) error {
 		return c.print(a, ask(required, id, r), receipt.Malformed(err))
 	}
 	asked := ask(required, id, r)
-	chain, err := c.load(ctx, a, r.Anchor != nil && slices.Contains(asked, askExistence))
+	_, _, anchored := r.Place()
+	chain, err := c.load(ctx, a, anchored && slices.Contains(asked, askExistence))
 	if err != nil {
 		return err
 	}
