@@ -463,7 +463,6 @@ type Timestamp struct {
 	// calendar's word alone.
 	Block  BlockHash
 	Header [HeaderSize]byte
-	Depth  uint32 // confirmations when last looked at, 1 in the newest block; 0 if unknown
 	Final  bool
 }
 

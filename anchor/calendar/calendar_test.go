@@ -106,7 +106,9 @@ func TestAnswers(t *testing.T) {
 		"not found":      {says(404, "Pending confirmation"), errAny, ErrNotYet, ""},
 		"internal error": {says(500, "<b>\x1b"), errAny, errAny, "_b__ (HTTP 500)"},
 		"too many":       {says(429, ""), errAny, errAny, "Too Many Requests"},
-		"sent elsewhere": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound) }, errAny, errAny, "isn't followed"},
+		"sent elsewhere": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound)
+		}, errAny, errAny, "isn't followed"},
 		"connection cut": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, errAny, errAny, ""},
 		"cut in the body": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "99")

@@ -44,6 +44,14 @@ const (
 	AnchorMined    Point = "anchor.mined-recorded"
 	AnchorFinal    Point = "anchor.final-recorded"
 	AnchorRewound  Point = "anchor.rewound"
+
+	// Stamp: from the wanted proof of a calendar to the final one.
+	ProofWanted    Point = "stamp.proof-wanted"
+	ProofSubmitted Point = "stamp.submitted"
+	ProofPromised  Point = "stamp.promise-stored"
+	ProofAnswered  Point = "stamp.answered"
+	ProofConfirmed Point = "stamp.confirmed-recorded"
+	ProofFinal     Point = "stamp.final-recorded"
 )
 
 // All lists every point, for the test that crashes at each.
@@ -54,5 +62,6 @@ func All() []Point {
 		RecoveryFilled, RecoveryRolled, RecoveryFenced, RecoveryClaimed,
 		TileStored, TilesStored, CheckpointStored, CheckpointRow,
 		AttemptStored, AttemptSigned, AttemptSent, AnswerRecorded, AnchorMined, AnchorFinal, AnchorRewound,
+		ProofWanted, ProofSubmitted, ProofPromised, ProofAnswered, ProofConfirmed, ProofFinal,
 	}
 }
