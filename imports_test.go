@@ -35,6 +35,7 @@ var mayImport = map[string][]string{
 	"anchor/calendar": {"", "receipt/ots"},
 	"anchor/wallet":   {"", "anchor/ledger"},
 	"anchor/signer":   {"", "anchor/ledger", "anchor/wallet", "merkle"},
+	"anchor/stamp":    {"", "anchor/ledger", "anchor/calendar", "receipt", "receipt/...", "internal/commitpoint"},
 	"anchor":          {"", "anchor/ledger", "anchor/wallet", "anchor/bitcoin", "merkle", "receipt", "internal/chainparams", "internal/commitpoint"},
 
 	"storage/keyring":  {""},

@@ -98,7 +98,7 @@ func (s *Server) getAnchor(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return unavailable("The anchors can't be read at the moment.", err)
 	}
-	t, err := s.issuer.anchoredTree(r.Context(), a)
+	t, err := s.issuer.anchoredTree(r.Context(), &a, nil)
 	if err != nil {
 		return err
 	}

@@ -28,6 +28,7 @@ type CalendarConfig struct {
 	Intake     Committer
 	Entries    Entries
 	Anchors    Anchors
+	Timestamps Timestamps // nil: there are none
 	Proofs     Proofs
 	Watermarks Watermarks
 	Identity   receipt.Identity
@@ -96,7 +97,7 @@ func NewCalendar(cfg CalendarConfig) (*Calendar, error) {
 	}
 	return &Calendar{
 		cfg: cfg, log: cfg.Logger,
-		issuer:   issuer{entries: cfg.Entries, anchors: cfg.Anchors, proofs: cfg.Proofs, identity: cfg.Identity},
+		issuer:   issuer{entries: cfg.Entries, anchors: cfg.Anchors, stamps: cfg.Timestamps, proofs: cfg.Proofs, identity: cfg.Identity},
 		quota:    newQuota(cfg.PerMinute, cfg.Total, cfg.Now),
 		requests: make(chan struct{}, maxCalendarAtOnce), reads: make(chan struct{}, maxCalendarReads),
 		stamps: newStampQueue(cfg.Intake, cfg.Logger),
@@ -336,12 +337,15 @@ func (c *Calendar) timestamp(ctx context.Context, message []byte) (body []byte, 
 	if !ok {
 		return nil, "Not found", nil
 	}
-	a, err := c.cfg.Anchors.AnchorFor(ctx, entry.Index)
+	a, stamp, err := c.issuer.best(ctx, entry.Index)
 	switch {
-	case errors.Is(err, calpe.ErrNotFound):
-		return nil, "Pending confirmation in Bitcoin blockchain", nil
 	case err != nil:
 		return nil, "", err
+	case stamp != nil && stamp.Final:
+		body, err = c.complete(ctx, entry, nil, stamp)
+		return body, "", err
+	case a == nil:
+		return nil, "Pending confirmation in Bitcoin blockchain", nil
 	case !a.Final:
 		more := 1
 		if a.Depth < c.cfg.Depth {
@@ -349,7 +353,7 @@ func (c *Calendar) timestamp(ctx context.Context, message []byte) (body []byte, 
 		}
 		return nil, fmt.Sprintf("Timestamped by transaction %s; waiting for %d confirmations", a.TxID, more), nil
 	}
-	body, err = c.complete(ctx, entry, a)
+	body, err = c.complete(ctx, entry, a, nil)
 	return body, "", err
 }
 
@@ -366,9 +370,9 @@ func (c *Calendar) entry(ctx context.Context, message []byte) (calpe.Entry, bool
 	return found, err == nil && found == asked, err
 }
 
-// complete is the way from an entry to the block of a final anchor.
-func (c *Calendar) complete(ctx context.Context, entry calpe.Entry, a calpe.Anchor) ([]byte, error) {
-	t, err := c.issuer.anchoredTree(ctx, a)
+// complete is the way from an entry to the block of a final anchor or timestamp.
+func (c *Calendar) complete(ctx context.Context, entry calpe.Entry, a *calpe.Anchor, stamp *calpe.Timestamp) ([]byte, error) {
+	t, err := c.issuer.anchoredTree(ctx, a, stamp)
 	if err != nil {
 		return nil, err
 	}
@@ -376,7 +380,12 @@ func (c *Calendar) complete(ctx context.Context, entry calpe.Entry, a calpe.Anch
 	if err != nil {
 		return nil, err
 	}
-	proof, err := ots.Complete(entry, path, a)
+	var proof ots.Timestamp
+	if a != nil {
+		proof, err = ots.Complete(entry, path, *a)
+	} else {
+		proof, err = ots.CompleteBy(entry, path, *stamp)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -15,12 +15,13 @@ import (
 // entryAnswer is what the public may know of an entry: the same members as in a
 // receipt, without digest and salt.
 type entryAnswer struct {
-	Index      uint64           `json:"index"`
-	Commitment calpe.Commitment `json:"commitment"`
-	State      calpe.State      `json:"state"`
-	Checkpoint string           `json:"checkpoint,omitempty"`
-	Path       *receipt.Path    `json:"path,omitempty"`
-	Anchor     *receipt.Anchor  `json:"anchor,omitempty"`
+	Index      uint64             `json:"index"`
+	Commitment calpe.Commitment   `json:"commitment"`
+	State      calpe.State        `json:"state"`
+	Checkpoint string             `json:"checkpoint,omitempty"`
+	Path       *receipt.Path      `json:"path,omitempty"`
+	Anchor     *receipt.Anchor    `json:"anchor,omitempty"`
+	Timestamp  *receipt.Timestamp `json:"timestamp,omitempty"`
 }
 
 // getEntry proves an entry in the tree of its best anchor, or with ?size in the
@@ -57,6 +58,9 @@ func (s *Server) getEntry(w http.ResponseWriter, r *http.Request) error {
 	}
 	if t.anchor != nil {
 		answer.Anchor = receipt.NewAnchor(s.cfg.Identity, *t.anchor)
+	}
+	if t.timestamp != nil {
+		answer.Timestamp = receipt.NewTimestamp(s.cfg.Identity, *t.timestamp)
 	}
 	return writeJSON(w, http.StatusOK, answer)
 }

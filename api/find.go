@@ -2,8 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/binary"
-	"errors"
 	"net/http"
 	"net/url"
 	"time"
@@ -51,8 +49,8 @@ type foundAnswer struct {
 type foundAnchor struct {
 	Height uint32          `json:"height"`
 	Block  calpe.BlockHash `json:"block"`
-	Time   time.Time       `json:"time"` // as the block's header claims it
-	TxID   calpe.BlockHash `json:"txid"`
+	Time   time.Time       `json:"time"`          // as the block's header claims it
+	TxID   calpe.BlockHash `json:"txid,omitzero"` // unknown if calendars anchor the log
 }
 
 // getFind answers who has a document or its code, but no receipt and no token.
@@ -117,14 +115,15 @@ func (s *Server) describeFound(ctx context.Context, f calpe.Found, marks calpe.W
 		return foundAnswer{}, unavailable("The document's entry isn't in the log; an operator has to look.", calpe.ErrNotDense)
 	}
 	answer := foundAnswer{Index: f.Index, State: state, Received: f.Received.UTC().Truncate(time.Second), CertifiedBy: f.Agency}
-	anchor, err := s.cfg.Anchors.AnchorFor(ctx, f.Index)
-	if errors.Is(err, calpe.ErrNotFound) {
-		return answer, nil
-	}
+	anchor, stamp, err := s.issuer.best(ctx, f.Index)
 	if err != nil {
-		return foundAnswer{}, unavailable("The anchors can't be read at the moment.", err)
+		return foundAnswer{}, err
 	}
-	seconds := binary.LittleEndian.Uint32(anchor.Header[68:72])
-	answer.Anchor = &foundAnchor{Height: anchor.Height, Block: anchor.Block, Time: time.Unix(int64(seconds), 0).UTC(), TxID: anchor.TxID}
+	switch {
+	case anchor != nil:
+		answer.Anchor = &foundAnchor{Height: anchor.Height, Block: anchor.Block, Time: blockTime(anchor.Header), TxID: anchor.TxID}
+	case stamp != nil && stamp.Checked():
+		answer.Anchor = &foundAnchor{Height: stamp.Height, Block: stamp.Block, Time: blockTime(stamp.Header)}
+	}
 	return answer, nil
 }

@@ -41,6 +41,16 @@ type Anchors interface {
 	Chain(ctx context.Context, first uint64, limit int) ([]calpe.Anchor, error)
 }
 
+// Timestamps reads what calendars have proved.
+type Timestamps interface {
+	// TimestampFor gives the timestamp that proves the entry best: the earliest
+	// final one that covers it, else the earliest that leads to a block;
+	// [calpe.ErrNotFound] if none does.
+	TimestampFor(ctx context.Context, index uint64) (calpe.Timestamp, error)
+	// TimestampOfSize gives the timestamp of exactly that size, or [calpe.ErrNotFound].
+	TimestampOfSize(ctx context.Context, size uint64) (calpe.Timestamp, error)
+}
+
 // Proofs reads the published log.
 type Proofs interface {
 	// Checkpoint is the published checkpoint of exactly that size, its signature
@@ -66,6 +76,7 @@ type Watermarks interface {
 type issuer struct {
 	entries  Entries
 	anchors  Anchors
+	stamps   Timestamps // nil: there are none
 	proofs   Proofs
 	acks     Acknowledgements
 	agencies Agencies
@@ -89,7 +100,7 @@ func (i issuer) receipt(ctx context.Context, d intake.Document) (receipt.Receipt
 	if err != nil {
 		return receipt.Receipt{}, err
 	}
-	e := receipt.Evidence{Identity: i.identity, Digest: d.Digest, Salt: d.Salt, Index: d.Index, Anchor: t.anchor}
+	e := receipt.Evidence{Identity: i.identity, Digest: d.Digest, Salt: d.Salt, Index: d.Index, Anchor: t.anchor, Timestamp: t.timestamp}
 	if t.checkpoint == nil {
 		ack, err := i.acks.AcknowledgementOf(ctx, d.Index)
 		if err != nil {
@@ -143,22 +154,23 @@ func (i issuer) certification(ctx context.Context, c intake.Certification, t tre
 	return e, err
 }
 
-// tree is the tree in which something is proved: a checkpoint, and the anchor
-// that carries it if there is one.
+// tree is the tree in which something is proved: a checkpoint, and the anchor or
+// the timestamp that carries it if there is one.
 type tree struct {
 	checkpoint *calpe.Checkpoint
 	anchor     *calpe.Anchor
+	timestamp  *calpe.Timestamp // not beside anchor
 }
 
 // treeFor chooses the tree for the evidence of an entry and everything below it.
 // Both fields are nil while no checkpoint covers it.
 func (i issuer) treeFor(ctx context.Context, index uint64) (tree, error) {
-	anchor, err := i.anchors.AnchorFor(ctx, index)
-	if err == nil {
-		return i.anchoredTree(ctx, anchor)
+	anchor, stamp, err := i.best(ctx, index)
+	if err != nil {
+		return tree{}, err
 	}
-	if !errors.Is(err, calpe.ErrNotFound) {
-		return tree{}, unavailable("The anchors can't be read at the moment.", err)
+	if anchor != nil || stamp != nil {
+		return i.anchoredTree(ctx, anchor, stamp)
 	}
 	head, err := i.entries.CheckpointHead(ctx)
 	if errors.Is(err, calpe.ErrNotFound) || err == nil && head.Size <= index {
@@ -170,31 +182,72 @@ func (i issuer) treeFor(ctx context.Context, index uint64) (tree, error) {
 	return tree{checkpoint: &head}, nil
 }
 
-// anchoredTree is the tree of an anchor. A database that was restored from an
+// best is the anchor or the timestamp that proves an entry best, or neither: what
+// is final, and of two alike the anchor.
+func (i issuer) best(ctx context.Context, index uint64) (*calpe.Anchor, *calpe.Timestamp, error) {
+	anchor, err := optional(i.anchors.AnchorFor(ctx, index))
+	if err != nil || anchor != nil && anchor.Final || i.stamps == nil {
+		return anchor, nil, err
+	}
+	stamp, err := optional(i.stamps.TimestampFor(ctx, index))
+	if err != nil || stamp == nil || anchor != nil && !stamp.Final {
+		return anchor, nil, err
+	}
+	return nil, stamp, nil
+}
+
+// ofSize is the anchor or the timestamp of exactly that size, or neither.
+func (i issuer) ofSize(ctx context.Context, size uint64) (*calpe.Anchor, *calpe.Timestamp, error) {
+	anchor, err := optional(i.anchors.AnchorOfSize(ctx, size))
+	if err != nil || anchor != nil || i.stamps == nil {
+		return anchor, nil, err
+	}
+	stamp, err := optional(i.stamps.TimestampOfSize(ctx, size))
+	return nil, stamp, err
+}
+
+// optional is nil for what isn't found.
+func optional[T any](v T, err error) (*T, error) {
+	if errors.Is(err, calpe.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, unavailable("The anchors can't be read at the moment.", err)
+	}
+	return &v, nil
+}
+
+// anchoredTree is the tree of an anchor or a timestamp. A database that was restored from an
 // older copy has found its anchors again in the chain, but not the rows of their
 // checkpoints: these are still published.
-func (i issuer) anchoredTree(ctx context.Context, anchor calpe.Anchor) (tree, error) {
-	cp, err := i.entries.CheckpointAt(ctx, anchor.Size)
-	if errors.Is(err, calpe.ErrNotFound) {
-		cp, err = i.proofs.Checkpoint(ctx, anchor.Size)
+func (i issuer) anchoredTree(ctx context.Context, anchor *calpe.Anchor, stamp *calpe.Timestamp) (tree, error) {
+	var payload calpe.Payload
+	if anchor != nil {
+		payload = anchor.Payload
+	} else {
+		payload = stamp.Payload
 	}
-	if err == nil && cp.Root != anchor.Root {
-		err = fmt.Errorf("the checkpoint of size %d has root %v, its anchor %v", cp.Size, cp.Root, anchor.Root)
+	cp, err := i.entries.CheckpointAt(ctx, payload.Size)
+	if errors.Is(err, calpe.ErrNotFound) {
+		cp, err = i.proofs.Checkpoint(ctx, payload.Size)
+	}
+	if err == nil && cp.Root != payload.Root {
+		err = fmt.Errorf("the checkpoint of size %d has root %v, its anchor %v", cp.Size, cp.Root, payload.Root)
 	}
 	if err != nil {
 		return tree{}, unavailable("The checkpoint of an anchor can't be read at the moment.", err)
 	}
-	return tree{&cp, &anchor}, nil
+	return tree{&cp, anchor, stamp}, nil
 }
 
 // treeOf is the tree of exactly that size.
 func (i issuer) treeOf(ctx context.Context, size uint64) (tree, error) {
-	anchor, err := i.anchors.AnchorOfSize(ctx, size)
-	if err == nil {
-		return i.anchoredTree(ctx, anchor)
+	anchor, stamp, err := i.ofSize(ctx, size)
+	if err != nil {
+		return tree{}, err
 	}
-	if !errors.Is(err, calpe.ErrNotFound) {
-		return tree{}, unavailable("The anchors can't be read at the moment.", err)
+	if anchor != nil || stamp != nil {
+		return i.anchoredTree(ctx, anchor, stamp)
 	}
 	cp, err := i.entries.CheckpointAt(ctx, size)
 	if errors.Is(err, calpe.ErrNotFound) {

@@ -80,13 +80,13 @@ func (s *Server) notAnchored(ctx context.Context, w http.ResponseWriter, index u
 	if err != nil {
 		return unavailable("The state of the log can't be read at the moment.", err)
 	}
-	outlook, err := s.cfg.Treasury.Outlook(ctx)
+	outlook, stamping, err := s.outlook(ctx)
 	if err != nil {
-		return unavailable("The state of the funds can't be read at the moment.", err)
+		return err
 	}
 	now := s.cfg.Now().UTC().Truncate(time.Second)
 	wait, expected := leastWait, ""
-	if at := s.forecast(now, outlook).confirmation(marks, index); at != nil {
+	if at := s.forecast(now, outlook, stamping).confirmation(marks, index); at != nil {
 		wait = min(max(at.Sub(now), leastWait), longestWait)
 		expected = " One is expected at about " + at.Format(time.RFC3339) + "."
 	}

@@ -66,7 +66,9 @@ type Config struct {
 	Acknowledgements Acknowledgements
 	Agencies         Agencies
 	Watermarks       Watermarks
-	Treasury         Treasury
+	Timestamps       Timestamps // nil: there are none
+	Treasury         Treasury   // nil: the log has no coins, and nothing is said of funds
+	Stamping         Stamper    // nil: no calendars anchor the log
 	Objects          LogObjects
 	Identity         receipt.Identity
 	Ready            []Dependency
@@ -113,7 +115,7 @@ type Server struct {
 // New checks cfg and makes the handler.
 func New(cfg Config) (*Server, error) {
 	for _, part := range []any{cfg.Intake, cfg.Catalog, cfg.Tokens, cfg.Entries, cfg.Anchors, cfg.Proofs,
-		cfg.Acknowledgements, cfg.Agencies, cfg.Watermarks, cfg.Treasury, cfg.Objects} {
+		cfg.Acknowledgements, cfg.Agencies, cfg.Watermarks, cfg.Objects} {
 		if part == nil {
 			return nil, errors.New("api: a part of the server is missing in its Config")
 		}
@@ -146,7 +148,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, log: cfg.Logger, uploads: make(chan struct{}, cfg.Uploads), accounts: newAccounts(cfg.Accounts, cfg.Now)}
 	s.follower = newFollower(cfg.Watermarks, cfg.Streams, cfg.Logger)
 	s.issuer = issuer{
-		entries: cfg.Entries, anchors: cfg.Anchors, proofs: cfg.Proofs, acks: cfg.Acknowledgements,
+		entries: cfg.Entries, anchors: cfg.Anchors, stamps: cfg.Timestamps, proofs: cfg.Proofs, acks: cfg.Acknowledgements,
 		agencies: cfg.Agencies, identity: cfg.Identity,
 	}
 	s.finds = newQuota(cmp.Or(cfg.FindPerMinute, defaultFindPerMinute), cmp.Or(cfg.FindTotal, defaultFindTotal), cfg.Now)

@@ -42,21 +42,53 @@ type Treasury interface {
 	Outlook(ctx context.Context) (Outlook, error)
 }
 
+// StampingState is how anchoring by calendars stands.
+type StampingState struct {
+	State        string    // ok; silent: no calendar takes anything; stalled: they take, and prove nothing
+	ComparedWith string    // what their answers are compared with: node, file, nothing
+	Promised     uint64    // largest size that a calendar has promised to anchor
+	PromisedAt   time.Time // zero: none has
+	Led          uint64    // largest size that was led to a block
+	LedAt        time.Time // zero: none was
+	Pending      int       // promises above that size that are open
+}
+
+// Stamper knows how anchoring by calendars stands.
+type Stamper interface {
+	Stamping(ctx context.Context) (StampingState, error)
+}
+
+type stampingAnswer struct {
+	State        string    `json:"state"`
+	ComparedWith string    `json:"compared_with"`
+	Promised     uint64    `json:"promised"`
+	PromisedAt   time.Time `json:"promised_at,omitzero"`
+	Led          uint64    `json:"led"`
+	LedAt        time.Time `json:"led_at,omitzero"`
+	Pending      int       `json:"pending"`
+}
+
+// fundsAnswer is there if the log has coins.
+type fundsAnswer struct {
+	Funds       FundsState `json:"funds"`
+	AnchorsLeft int64      `json:"anchors_left"`
+	AnchorsNow  int64      `json:"anchors_left_at_fee_rate"`
+	FeeRate     int64      `json:"fee_rate"`
+}
+
 type statusAnswer struct {
-	Next         uint64         `json:"next"`
-	Checkpointed uint64         `json:"checkpointed"`
-	Broadcast    uint64         `json:"broadcast"`
-	Confirmed    uint64         `json:"confirmed"`
-	Final        uint64         `json:"final"`
-	Network      calpe.Network  `json:"network"`
-	Log          calpe.Hash     `json:"log"`
-	Time         time.Time      `json:"time"`
-	Expected     expected       `json:"expected"`
-	Funds        FundsState     `json:"funds"`
-	AnchorsLeft  int64          `json:"anchors_left"`
-	AnchorsNow   int64          `json:"anchors_left_at_fee_rate"`
-	FeeRate      int64          `json:"fee_rate"`
-	NewestAnchor *anchorSummary `json:"newest_anchor,omitempty"`
+	Next         uint64        `json:"next"`
+	Checkpointed uint64        `json:"checkpointed"`
+	Broadcast    uint64        `json:"broadcast"`
+	Confirmed    uint64        `json:"confirmed"`
+	Final        uint64        `json:"final"`
+	Network      calpe.Network `json:"network"`
+	Log          calpe.Hash    `json:"log"`
+	Time         time.Time     `json:"time"`
+	Expected     expected      `json:"expected"`
+	*fundsAnswer
+	NewestAnchor *anchorSummary  `json:"newest_anchor,omitempty"`
+	Calendars    *stampingAnswer `json:"calendars,omitempty"`
 }
 
 // expected is when each size will have reached what stands before it now, as
@@ -73,9 +105,9 @@ func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return unavailable("The state of the log can't be read at the moment.", err)
 	}
-	outlook, err := s.cfg.Treasury.Outlook(r.Context())
+	outlook, stamping, err := s.outlook(r.Context())
 	if err != nil {
-		return unavailable("The state of the funds can't be read at the moment.", err)
+		return err
 	}
 	newest, err := s.cfg.Anchors.Before(r.Context(), math.MaxUint32, math.MaxUint32, 1)
 	if err != nil {
@@ -85,15 +117,41 @@ func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
 	answer := statusAnswer{
 		Next: m.Next, Checkpointed: m.Checkpointed, Broadcast: m.Broadcast, Confirmed: m.Confirmed, Final: m.Final,
 		Network: s.cfg.Identity.Network, Log: s.cfg.Identity.Hash(), Time: now,
-		Funds: outlook.Funds, AnchorsLeft: outlook.AnchorsLeft, AnchorsNow: outlook.AnchorsNow, FeeRate: outlook.FeeRate,
 	}
-	f := s.forecast(now, outlook)
+	if outlook != nil {
+		answer.fundsAnswer = &fundsAnswer{outlook.Funds, outlook.AnchorsLeft, outlook.AnchorsNow, outlook.FeeRate}
+	}
+	if p := stamping; p != nil {
+		second := func(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }
+		answer.Calendars = &stampingAnswer{p.State, p.ComparedWith, p.Promised, second(p.PromisedAt), p.Led, second(p.LedAt), p.Pending}
+	}
+	f := s.forecast(now, outlook, stamping)
 	if len(newest) > 0 {
 		summary := summarize(newest[0])
 		answer.NewestAnchor, f.depth = &summary, newest[0].Depth
 	}
 	answer.Expected = f.expect(m)
 	return writeJSON(w, http.StatusOK, answer)
+}
+
+// outlook asks the parts that anchor the log; what isn't there is nil.
+func (s *Server) outlook(ctx context.Context) (*Outlook, *StampingState, error) {
+	var outlook *Outlook
+	if s.cfg.Treasury != nil {
+		o, err := s.cfg.Treasury.Outlook(ctx)
+		if err != nil {
+			return nil, nil, unavailable("The state of the funds can't be read at the moment.", err)
+		}
+		outlook = &o
+	}
+	if s.cfg.Stamping == nil {
+		return outlook, nil, nil
+	}
+	stamping, err := s.cfg.Stamping.Stamping(ctx)
+	if err != nil {
+		return nil, nil, unavailable("The state of the calendars can't be read at the moment.", err)
+	}
+	return outlook, &stamping, nil
 }
 
 // blockInterval is the mean time between two blocks; zero where they are made
@@ -110,12 +168,19 @@ type forecast struct {
 	schedule Schedule
 	block    time.Duration
 	now      time.Time
-	last     time.Time // when the newest anchor transaction was made
+	last     time.Time // when the newest anchor transaction was made, or a calendar last promised one
 	depth    uint32    // confirmations of the newest anchor
 }
 
-func (s *Server) forecast(now time.Time, outlook Outlook) forecast {
-	return forecast{schedule: s.cfg.Schedule, block: blockInterval(s.cfg.Identity.Network), now: now, last: outlook.LastAttempt}
+func (s *Server) forecast(now time.Time, outlook *Outlook, stamping *StampingState) forecast {
+	f := forecast{schedule: s.cfg.Schedule, block: blockInterval(s.cfg.Identity.Network), now: now}
+	switch {
+	case outlook != nil:
+		f.last = outlook.LastAttempt
+	case stamping != nil:
+		f.last = stamping.PromisedAt
+	}
+	return f
 }
 
 // confirmation is when a block is expected to hold an entry that none holds yet;

@@ -58,8 +58,8 @@ const anchorRole = "anchor"
 type Sources struct {
 	// State reads the database. It must respect ctx.
 	State  func(ctx context.Context) (State, error)
-	Engine func() anchor.Status
-	Nodes  func() anchor.NodesStatus
+	Engine func() anchor.Status      // nil: the log has no coins, and nothing is said of them
+	Nodes  func() anchor.NodesStatus // nil: there is no node
 	Intake func() intake.Status
 	Now    func() time.Time // default time.Now
 	Logger *slog.Logger
@@ -67,7 +67,7 @@ type Sources struct {
 
 // Watch adds the gauges. It is called once, before the first scrape.
 func (m *Metrics) Watch(s Sources) error {
-	if s.State == nil || s.Engine == nil || s.Nodes == nil || s.Intake == nil || s.Logger == nil {
+	if s.State == nil || s.Intake == nil || s.Logger == nil {
 		return errors.New("metrics: a source is missing")
 	}
 	if s.Now == nil {

@@ -117,8 +117,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		s := c.all[name]
 		ch <- prometheus.MustNewConstMetric(s.desc, s.kind, value, labels...)
 	}
-	c.collectEngine(put)
-	c.collectNodes(put)
+	if c.Engine != nil {
+		c.collectEngine(put)
+	}
+	if c.Nodes != nil {
+		c.collectNodes(put)
+	}
 	c.collectIntake(put)
 	ctx, cancel := context.WithTimeout(context.Background(), databaseTime)
 	defer cancel()
@@ -129,8 +133,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	c.collectLog(put, state)
-	c.collectAttempts(put, state)
-	c.collectFunds(put, state)
+	if c.Engine != nil {
+		c.collectAttempts(put, state)
+		c.collectFunds(put, state)
+	}
 }
 
 // putFunc gives one value of a series.

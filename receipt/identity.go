@@ -115,16 +115,25 @@ func (id Identity) validate() error {
 	return nil
 }
 
+// GenesisOf is the hash of the block that a network begins with.
+func GenesisOf(network calpe.Network) (calpe.BlockHash, error) {
+	params, err := headers.ParamsFor(network)
+	if err != nil {
+		return calpe.BlockHash{}, err
+	}
+	return doubleHash(params.Genesis[:]), nil
+}
+
 // checkNetwork demands a network with the block that it begins with.
 func checkNetwork(network calpe.Network, genesis calpe.BlockHash) error {
 	if n, err := calpe.ParseNetwork(string(network)); err != nil || n != network {
 		return fmt.Errorf("network %.32q is not one that formats.md names", network)
 	}
-	params, err := headers.ParamsFor(network)
+	want, err := GenesisOf(network)
 	if err != nil {
 		return err
 	}
-	if want := doubleHash(params.Genesis[:]); genesis != want {
+	if genesis != want {
 		return fmt.Errorf("genesis is %s, that of %s is %s", genesis, network, want)
 	}
 	return nil

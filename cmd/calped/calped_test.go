@@ -216,7 +216,7 @@ func TestSettingsPage(t *testing.T) {
 	page.WriteString("# Settings of calped\n\nEach is a flag of `calped serve` (most are flags of the other commands too) or the variable beside it.\n" +
 		"This page is made from the code: `go test ./cmd/calped -run SettingsPage -update`.\n")
 	groups := settings(t)
-	for _, title := range []string{"Server", "PostgreSQL", "Object storage", "Bitcoin node", "Second Bitcoin node", "Anchor keys", "Documents", "Accounts", "Finding", "OpenTimestamps calendar", "Sealing", "Anchoring", "Log output"} {
+	for _, title := range []string{"Server", "PostgreSQL", "Object storage", "Bitcoin node", "Second Bitcoin node", "Anchor keys", "Documents", "Accounts", "Finding", "OpenTimestamps calendar", "Sealing", "Anchoring", "Anchoring by calendars", "Log output"} {
 		fmt.Fprintf(&page, "\n## %s\n\n| variable | flag | default | meaning |\n|---|---|---|---|\n", title)
 		for _, f := range groups[title] {
 			value := f.Default

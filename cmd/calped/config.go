@@ -29,6 +29,7 @@ type Config struct {
 	Wallet   Wallet   `embed:"" prefix:"wallet-" envprefix:"CALPE_WALLET_" group:"Anchor keys"`
 	Signer   Socket   `embed:"" prefix:"signer-" envprefix:"CALPE_SIGNER_" group:"Anchor keys"`
 	Network  string   `help:"Bitcoin network: mainnet, testnet4, signet, regtest, simnet." env:"CALPE_NETWORK" default:"mainnet"`
+	Anchor   string   `help:"What anchors the log: bitcoin (a chain of coins of its own), calendars (OpenTimestamps calendars alone: no node, no wallet, no coins), or both." env:"CALPE_ANCHOR" enum:"bitcoin,calendars,both" default:"bitcoin"`
 	Logging  Logging  `embed:"" prefix:"log-" envprefix:"CALPE_LOG_" group:"Log output"`
 }
 

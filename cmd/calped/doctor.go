@@ -37,7 +37,12 @@ func (c *doctorCommand) Run(ctx context.Context, a *app) error {
 	for _, f := range s.objects.Examine(ctx) {
 		say(fmt.Sprintf("bucket %s: %s", f.Bucket, f.Promise), f.Err)
 	}
-	say("the Bitcoin nodes are on the log's network", s.checkNodes(ctx))
+	if s.node != nil {
+		say("the Bitcoin nodes are on the log's network", s.checkNodes(ctx))
+	}
+	if s.stamping != nil {
+		say(fmt.Sprintf("what calendars say is compared with headers: %s", s.comparedWith), s.checkStamping(ctx))
+	}
 	say("the log in object storage is the database's", s.checkLog(ctx))
 	say("the fence is not behind the log", s.checkFence(ctx))
 	say("the newest documents have their objects and keys", s.checkDocuments(ctx))
@@ -53,7 +58,7 @@ func (c *doctorCommand) Run(ctx context.Context, a *app) error {
 // among them: intake looks at it all the time, and without intake the rest serves.
 func (s *service) check(ctx context.Context) error {
 	for _, check := range []func(context.Context) error{
-		s.checkDatabase, s.objects.SelfTest, s.checkNodes, s.checkLog, s.checkDocuments,
+		s.checkDatabase, s.objects.SelfTest, s.checkNodes, s.checkStamping, s.checkLog, s.checkDocuments,
 	} {
 		if err := check(ctx); err != nil {
 			return err
@@ -67,6 +72,9 @@ func (s *service) checkDatabase(ctx context.Context) error {
 }
 
 func (s *service) checkNodes(ctx context.Context) error {
+	if s.node == nil { // calendars anchor the log
+		return nil
+	}
 	if err := s.checkNode(ctx, s.node); err != nil {
 		return err
 	}

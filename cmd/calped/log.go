@@ -50,24 +50,42 @@ func (c *logCreate) Run(ctx context.Context, a *app) error {
 	if err := c.prepareObjects(ctx, a); err != nil {
 		return err
 	}
-	deposit, genesis, err := c.findCoin(ctx, a)
-	if err != nil {
-		return err
-	}
 	network, err := a.network()
 	if err != nil {
 		return err
 	}
 	identity := receipt.Identity{
-		Origin: keys.checkpoint.Name(), Network: network, Genesis: genesis, FirstOutpoint: &deposit.Coin.Outpoint,
+		Origin: keys.checkpoint.Name(), Network: network,
 		CheckpointKeys:      []string{keys.checkpoint.Verifier()},
 		AcknowledgementKeys: []string{keys.acknowledgement.Verifier()},
 		StatementKeys:       []string{keys.statement.Verifier()},
 	}
+	if !a.byCoins() {
+		return c.createWithoutCoins(ctx, a, db, identity)
+	}
+	deposit, genesis, err := c.findCoin(ctx, a)
+	if err != nil {
+		return err
+	}
+	identity.Genesis, identity.FirstOutpoint = genesis, &deposit.Coin.Outpoint
 	if err := identity.Validate(); err != nil {
 		return err
 	}
 	return c.create(ctx, a, db, identity, deposit)
+}
+
+// createWithoutCoins is for a log that calendars anchor: it needs no node.
+func (c *logCreate) createWithoutCoins(ctx context.Context, a *app, db *postgres.DB, identity receipt.Identity) (err error) {
+	if c.Coin != "" {
+		return errors.New("--coin is given, and CALPE_ANCHOR is calendars: such a log has no coins")
+	}
+	if identity.Genesis, err = receipt.GenesisOf(identity.Network); err != nil {
+		return err
+	}
+	if err := identity.Validate(); err != nil {
+		return err
+	}
+	return c.createLog(ctx, a, db, identity)
 }
 
 func (c *logCreate) prepareObjects(ctx context.Context, a *app) error {
@@ -143,6 +161,11 @@ func (c *logCreate) create(ctx context.Context, a *app, db *postgres.DB, identit
 	if err := db.Anchors().InsertFirstCoin(ctx, deposit.Coin, deposit.Blocks); err != nil {
 		return err
 	}
+	return c.createLog(ctx, a, db, identity)
+}
+
+// createLog writes the deployment with entry 0.
+func (c *logCreate) createLog(ctx context.Context, a *app, db *postgres.DB, identity receipt.Identity) error {
 	instance, err := db.Instance(ctx)
 	if err != nil {
 		return err
@@ -165,8 +188,12 @@ func printIdentity(a *app, d calpe.Deployment) error {
 	if err != nil {
 		return err
 	}
+	coin := "none: it is anchored by calendars"
+	if identity.FirstOutpoint != nil {
+		coin = identity.FirstOutpoint.String()
+	}
 	fmt.Fprintf(a.stdout, "log       %s\nnetwork   %s\nidentity  %s\ncoin      %s\n",
-		identity.Origin, identity.Network, identity.Hash(), identity.FirstOutpoint)
+		identity.Origin, identity.Network, identity.Hash(), coin)
 	return nil
 }
 

@@ -142,6 +142,7 @@ type serveCommand struct {
 	MetricsListen  string         `help:"Address on which to serve Prometheus metrics, at /metrics. Not for the public: it tells of money and load. Empty: they aren't served." env:"CALPE_METRICS_LISTEN" placeholder:"HOST:PORT"`
 	ShutdownGrace  time.Duration  `help:"How long running requests may take to finish at shutdown." env:"CALPE_SHUTDOWN_GRACE" default:"30s"`
 	Anchoring      `embed:"" prefix:"anchor-" envprefix:"CALPE_ANCHOR_" group:"Anchoring"`
+	Stamping       `embed:"" prefix:"stamp-" envprefix:"CALPE_STAMP_" group:"Anchoring by calendars"`
 	Sealing        `embed:"" prefix:"seal-" envprefix:"CALPE_SEAL_" group:"Sealing"`
 	Keeping        `embed:"" prefix:"document-" envprefix:"CALPE_DOCUMENT_" group:"Documents"`
 	Accounts       `embed:"" prefix:"account-" envprefix:"CALPE_ACCOUNT_" group:"Accounts"`
@@ -274,7 +275,9 @@ func (s *service) run(ctx context.Context, endpoints []endpoint, grace time.Dura
 	}
 	g.Go(func() error { return s.lead(failed, "batch", s.sealer.Run) })
 	g.Go(func() error { return s.lead(failed, "anchor", s.anchor) })
-	g.Go(func() error { return s.monitor.Run(failed) })
+	if s.monitor != nil {
+		g.Go(func() error { return s.monitor.Run(failed) })
+	}
 	g.Go(func() error { return ignoreCancel(s.retainer.Run(failed)) })
 	g.Go(func() error { return ignoreCancel(s.sweeper.Run(failed)) })
 	for _, e := range endpoints {
@@ -301,15 +304,26 @@ func (s *service) run(ctx context.Context, endpoints []endpoint, grace time.Dura
 	return g.Wait()
 }
 
-// anchor runs the engine, and beside it what publishes its anchors. The latter
-// never fails; it ends with the engine.
+// anchor runs what anchors the log: the engine with what publishes its anchors,
+// the calendars, or both. When one of them ends, all do.
 func (s *service) anchor(ctx context.Context, epoch uint64) error {
-	publishing, stop := context.WithCancel(ctx)
+	together, stop := context.WithCancel(ctx)
+	defer stop()
 	var g errgroup.Group
-	g.Go(func() error { return s.anchors.Run(publishing) })
-	err := s.engine.Run(ctx, epoch)
-	stop()
-	return errors.Join(err, g.Wait())
+	run := func(loop func(ctx context.Context) error) {
+		g.Go(func() error {
+			defer stop()
+			return loop(together)
+		})
+	}
+	if s.engine != nil {
+		run(s.anchors.Run)
+		run(func(ctx context.Context) error { return s.engine.Run(ctx, epoch) })
+	}
+	if s.stamping != nil {
+		run(func(ctx context.Context) error { return s.stamping.Run(ctx, epoch) })
+	}
+	return g.Wait()
 }
 
 // closeEndpoints closes all listeners, and returns when the last request has its
@@ -370,6 +384,9 @@ func (s *service) Watermarks(ctx context.Context) (marks calpe.Watermarks, err e
 	// Read from the last state to the first: each size only grows, so what is
 	// read later is never below what was read before.
 	if err := s.db.Anchors().Watermarks(ctx, &marks); err != nil {
+		return calpe.Watermarks{}, err
+	}
+	if err := s.db.Proofs().Watermarks(ctx, &marks); err != nil {
 		return calpe.Watermarks{}, err
 	}
 	head, err := s.db.CheckpointHead(ctx)

@@ -12,7 +12,9 @@ import (
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/anchor"
 	"github.com/calpe/calpe/anchor/bitcoin"
+	"github.com/calpe/calpe/anchor/calendar"
 	"github.com/calpe/calpe/anchor/ledger"
+	"github.com/calpe/calpe/anchor/stamp"
 	"github.com/calpe/calpe/anchor/wallet"
 	"github.com/calpe/calpe/api"
 	"github.com/calpe/calpe/batch"
@@ -33,12 +35,12 @@ type service struct {
 	identity receipt.Identity
 	db       *postgres.DB
 	objects  *s3.Store
-	node     *bitcoin.Client
+	node     *bitcoin.Client // nil: there is none, and calendars anchor the log
 	second   *bitcoin.Client // nil: there is none
 	recorder *intake.Recorder
 	sealer   *batch.Sealer
-	engine   *anchor.Engine
-	monitor  *anchor.Monitor
+	engine   *anchor.Engine  // nil: the log has no coins
+	monitor  *anchor.Monitor // nil: there is no node
 	anchors  *batch.AnchorPublisher
 	retainer *intake.Retainer
 	sweeper  *intake.Sweeper
@@ -47,6 +49,11 @@ type service struct {
 	lowFunds int64
 	api      *api.Server
 	calendar *api.Calendar // nil: it isn't served here
+
+	stamping     *stamp.Engine // nil: no calendars are asked
+	calendars    *calendar.Client
+	headers      stamp.Headers
+	comparedWith headersFrom
 }
 
 // open loads keys, connects, and wires the parts. It changes nothing anywhere.
@@ -71,10 +78,10 @@ func (c *serveCommand) open(ctx context.Context, a *app) (_ *service, err error)
 	if s.objects, err = a.openObjects(); err != nil {
 		return nil, err
 	}
-	if s.node, err = a.openNode(); err != nil {
+	if err := a.checkAnchor(s.identity); err != nil {
 		return nil, err
 	}
-	if s.second, err = a.openSecondNode(); err != nil {
+	if err := s.openNodes(); err != nil {
 		return nil, err
 	}
 	published, err := batch.NewLog(batch.LogConfig{
@@ -93,6 +100,9 @@ func (c *serveCommand) open(ctx context.Context, a *app) (_ *service, err error)
 		return nil, err
 	}
 	if err := s.openEngine(ctx, c, published); err != nil {
+		return nil, err
+	}
+	if err := s.openStamping(c); err != nil {
 		return nil, err
 	}
 	if err := s.openMonitor(c); err != nil {
@@ -166,7 +176,23 @@ func (s *service) openSealer(c *serveCommand, keys signingKeys, published *batch
 	return err
 }
 
+// openNodes opens the Bitcoin nodes. A log without coins may do without.
+func (s *service) openNodes() (err error) {
+	if !s.app.byCoins() && s.app.Bitcoin.URL == "" {
+		return nil
+	}
+	if s.node, err = s.app.openNode(); err != nil {
+		return err
+	}
+	s.second, err = s.app.openSecondNode()
+	return err
+}
+
+// openEngine makes what anchors by coins, if the log has any.
 func (s *service) openEngine(ctx context.Context, c *serveCommand, published *batch.Log) error {
+	if !s.app.byCoins() {
+		return nil
+	}
 	caps, fallback, err := c.caps()
 	if err != nil {
 		return err
@@ -207,6 +233,13 @@ const pollsPerLook = 6
 
 // openMonitor makes what looks at the nodes, and what is shown of all parts.
 func (s *service) openMonitor(c *serveCommand) (err error) {
+	sources := metrics.Sources{State: s.state, Intake: s.recorder.Status, Now: s.app.now, Logger: s.log}
+	if s.engine != nil {
+		sources.Engine = s.engine.Status
+	}
+	if s.node == nil {
+		return s.app.metrics.Watch(sources)
+	}
 	s.monitor, err = anchor.NewMonitor(anchor.MonitorConfig{
 		Node: s.node, Second: s.witness(), Target: c.Target, Depth: c.Depth, Interval: pollsPerLook * c.Poll,
 		Now: s.app.now, Logger: s.log,
@@ -214,10 +247,8 @@ func (s *service) openMonitor(c *serveCommand) (err error) {
 	if err != nil {
 		return err
 	}
-	return s.app.metrics.Watch(metrics.Sources{
-		State: s.state, Engine: s.engine.Status, Nodes: s.monitor.Status, Intake: s.recorder.Status,
-		Now: s.app.now, Logger: s.log,
-	})
+	sources.Nodes = s.monitor.Status
+	return s.app.metrics.Watch(sources)
 }
 
 func (s *service) openIntake(c *serveCommand, published *batch.Log) error {
@@ -271,14 +302,24 @@ func (s *service) openIntake(c *serveCommand, published *batch.Log) error {
 	}
 	s.api, err = api.New(api.Config{
 		Intake: s.app.metrics.Intake(uploads), Observe: s.app.metrics.HTTP(metrics.APIListener), Catalog: catalog, Tokens: s.db, Entries: s.db, Anchors: s.db.Anchors(), Proofs: published,
-		Acknowledgements: s.recorder, Agencies: s.db, Watermarks: s, Treasury: s, Objects: s.objects, Identity: s.identity,
+		Acknowledgements: s.recorder, Agencies: s.db, Watermarks: s, Timestamps: s.db.Proofs(), Treasury: s.treasury(), Stamping: s.stamper(), Objects: s.objects, Identity: s.identity,
 		CalendarURI: c.URI, Ready: s.dependencies(), MaxDocument: c.MaxSize,
 		Finder: finder, FindPerMinute: c.Finding.PerMinute, FindTotal: c.Finding.Total,
 		Uploads: c.AllUploads, Accounts: c.Accounts.limits(), TrustedProxies: c.TrustedProxies,
 		Pace: api.Pace{Idle: c.IdleTime, MinRate: c.MinRate, Total: c.MaxTime}, Now: s.app.now, Logger: s.log,
-		Schedule: api.Schedule{Seal: c.Sealing.Interval, Anchor: c.Anchoring.Interval, Target: c.Target, Depth: c.Depth},
+		Schedule: s.schedule(c),
 	})
 	return err
+}
+
+// schedule is how often the stages work. When calendars get their transactions
+// mined is theirs to know.
+func (s *service) schedule(c *serveCommand) api.Schedule {
+	schedule := api.Schedule{Seal: c.Sealing.Interval, Anchor: c.Anchoring.Interval, Target: c.Target, Depth: c.Depth}
+	if s.engine == nil {
+		schedule.Target = 0
+	}
+	return schedule
 }
 
 // openCalendar makes the calendar, if this server has one.
@@ -288,7 +329,7 @@ func (s *service) openCalendar(c *serveCommand, uploads *intake.Service, publish
 	}
 	s.calendar, err = api.NewCalendar(api.CalendarConfig{
 		Intake: s.app.metrics.Stamps(uploads), Observe: s.app.metrics.HTTP(metrics.CalendarListener),
-		Entries: s.db, Anchors: s.db.Anchors(), Proofs: published, Watermarks: s, Identity: s.identity,
+		Entries: s.db, Anchors: s.db.Anchors(), Timestamps: s.db.Proofs(), Proofs: published, Watermarks: s, Identity: s.identity,
 		URI: c.URI, PerMinute: c.Calendar.PerMinute, Total: c.Calendar.Total, Depth: c.Depth,
 		TrustedProxies: c.TrustedProxies, Now: s.app.now, Logger: s.log,
 	})
@@ -326,7 +367,7 @@ func (s *service) checkNode(ctx context.Context, node *bitcoin.Client) error {
 
 // dependencies are what /readyz names.
 func (s *service) dependencies() []api.Dependency {
-	return []api.Dependency{
+	list := []api.Dependency{
 		{Name: "postgres", Check: s.db.Ping},
 		{Name: "s3", Check: func(ctx context.Context) error {
 			_, _, err := s.objects.ReadFence(ctx)
@@ -334,10 +375,6 @@ func (s *service) dependencies() []api.Dependency {
 				return err
 			}
 			return s.objects.Writable(ctx)
-		}},
-		{Name: "bitcoin", Check: func(ctx context.Context) error {
-			_, _, err := s.node.BestBlock(ctx)
-			return err
 		}},
 		{Name: "intake", Check: func(context.Context) error {
 			status := s.recorder.Status()
@@ -347,6 +384,13 @@ func (s *service) dependencies() []api.Dependency {
 			return status.Ready()
 		}},
 	}
+	if s.node != nil {
+		list = append(list, api.Dependency{Name: "bitcoin", Check: func(ctx context.Context) error {
+			_, _, err := s.node.BestBlock(ctx)
+			return err
+		}})
+	}
+	return list
 }
 
 func (s *service) close() {
@@ -354,6 +398,9 @@ func (s *service) close() {
 		if node != nil {
 			node.Close()
 		}
+	}
+	if s.calendars != nil {
+		s.calendars.Close()
 	}
 	if s.db != nil {
 		s.db.Close()
