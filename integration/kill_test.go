@@ -26,6 +26,8 @@ func crashes() (all []crash) {
 		switch p {
 		case commitpoint.RecoveryRolled: // needs an older database: TestOlderDatabasePutBack
 		case commitpoint.AnchorRewound: // needs a reorganisation: TestKillWhileAnchoring
+		case commitpoint.ProofWanted, commitpoint.ProofSubmitted, commitpoint.ProofPromised, commitpoint.ProofAnswered,
+			commitpoint.ProofConfirmed, commitpoint.ProofFinal: // need calendars: TestAnchoredByCalendars
 		case commitpoint.ObjectStored, commitpoint.GroupInserted, commitpoint.GroupCommitted, commitpoint.GroupAnswered,
 			commitpoint.TileStored, commitpoint.CheckpointRow, commitpoint.AttemptSent:
 			all = append(all, crash{p, 1}, crash{p, 3})
