@@ -122,8 +122,8 @@ func (d *deployment) refusesOtherAnchors() {
 		{"CALPE_STAMP_CALENDARS", "https://a.example"}:       "give two or more",
 		{"CALPE_STAMP_HEADERS", d.dir + "/there-is-no-file"}: "CALPE_STAMP_HEADERS",
 	} {
-		if _, errs, code := d.calped(map[string]string{settings[0]: settings[1]}, "doctor"); code == 0 || !strings.Contains(errs, words) {
-			d.t.Errorf("%v: exit code %d, want %q:\n%s", settings, code, words, errs)
+		if out, errs, code := d.calped(map[string]string{settings[0]: settings[1]}, "doctor"); code == 0 || !strings.Contains(out+errs, words) {
+			d.t.Errorf("%v: exit code %d, want %q:\n%s%s", settings, code, words, out, errs)
 		}
 	}
 }
