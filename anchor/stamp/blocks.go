@@ -221,11 +221,11 @@ func (e *Engine) compareOne(ctx context.Context, epoch uint64, p ledger.Proof, t
 		return fmt.Errorf("read headers: %w", err)
 	}
 	if p.Way.Checked() && p.Way.Header != header {
-		return e.takeBack(ctx, epoch, p, "a reorganisation took away the block of a proof; its calendar is asked anew")
+		return e.takeBack(ctx, epoch, p, "its block isn't in the chain any more")
 	}
 	root, err := receipt.Operations(p.Way.Operations).Root(p.Payload)
 	if err != nil || root != rootOf(header) {
-		return e.takeBack(ctx, epoch, p, "a calendar has named a block that doesn't hold what it should; it is asked anew")
+		return e.takeBack(ctx, epoch, p, "the block has another Merkle root")
 	}
 	if p.State == ledger.ProofAttested {
 		if err := e.cfg.Store.ConfirmProof(ctx, epoch, p.ID(), hashOf(header), header); err != nil {
@@ -246,6 +246,7 @@ func (e *Engine) compareOne(ctx context.Context, epoch uint64, p ledger.Proof, t
 }
 
 func (e *Engine) takeBack(ctx context.Context, epoch uint64, p ledger.Proof, why string) error {
-	e.cfg.Logger.WarnContext(ctx, why, slog.String("calendar", p.Calendar), slog.Uint64("size", p.Size), slog.Uint64("height", uint64(p.Way.Height)), slog.String("was", string(p.State)))
+	e.cfg.Logger.WarnContext(ctx, "a proof by a calendar was taken back; the calendar is asked anew", slog.String("because", why), slog.String("was", string(p.State)),
+		slog.String("calendar", p.Calendar), slog.Uint64("size", p.Size), slog.Uint64("height", uint64(p.Way.Height)))
 	return e.cfg.Store.TakeProofBack(ctx, epoch, p.ID())
 }
