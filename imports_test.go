@@ -52,7 +52,7 @@ var mayImport = map[string][]string{
 	"fsck": {"", "merkle", "receipt", "receipt/...", "anchor/ledger", "anchor/wallet", "anchor/bitcoin", "batch", "intake", "storage/keyring"},
 
 	// The citizen's tool: what it may not reach, directly or not, is below.
-	"cmd/calpe":  {"", "merkle", "receipt", "receipt/...", "anchor/bitcoin", "audit", "internal/buildinfo", "internal/progress"},
+	"cmd/calpe":  {"", "merkle", "receipt", "receipt/...", "anchor/bitcoin", "anchor/calendar", "audit", "internal/buildinfo", "internal/progress"},
 	"cmd/calped": {"..."},
 }
 
