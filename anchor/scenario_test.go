@@ -112,6 +112,35 @@ func TestZombieInMempool(t *testing.T) {
 	w.settle()
 }
 
+// A reorganisation takes the tip away at which the attempt was sent, and another one
+// brings it back. The node has forgotten the attempt, and couldn't be given it in
+// between: it gets it now, and not ten minutes later.
+func TestResendAtATipThatComesBack(t *testing.T) {
+	w := newWorld(t, newMemStore())
+	w.log.grow(1)
+	w.mustStep()
+	a := w.only()
+	fork := w.node.height() - 1
+	w.node.empty(1)
+	w.mustStep() // sent at this tip
+	gone := w.node.cut(1, false)
+	w.node.empty(1)
+	w.node.setFault(func(method string) (bool, error) {
+		if method == "txout" {
+			return false, bitcoin.ErrUnavailable
+		}
+		return true, nil
+	})
+	w.stepWants(bitcoin.ErrUnavailable)
+	w.node.setFault(nil)
+	w.node.switchTo(fork+1, gone)
+	w.mustStep()
+	if w.node.pool()[a.TxID] == nil {
+		t.Fatal("the node hasn't the attempt")
+	}
+	w.settle()
+}
+
 // The node evicts the attempt from its mempool (it pays less than the rest by now)
 // and doesn't take it back for its fee. The next block brings a dearer one.
 func TestEviction(t *testing.T) {
