@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/batch"
+	"github.com/calpe/calpe/intake"
 	"github.com/calpe/calpe/internal/porttest"
 	"github.com/calpe/calpe/merkle"
 	"github.com/calpe/calpe/receipt"
@@ -119,12 +121,7 @@ func (d *deployment) refuseDatabase() {
 	d.db.quick = true
 	d.db.start()
 	d.refusesToServe("a database that loses commits", nil, "fsync")
-	findings, _, code := d.calped(nil, "doctor")
-	for _, found := range []string{"FAILED  PostgreSQL keeps", "fsync is off", "full_page_writes is off", "ok      bucket"} {
-		if code != 1 || !strings.Contains(findings, found) {
-			d.t.Errorf("doctor on a database that loses commits: exit code %d, %q isn't among what it found:\n%s", code, found, findings)
-		}
-	}
+	d.doctorFinds("FAILED  PostgreSQL keeps", "fsync is off", "full_page_writes is off", "ok      bucket")
 	d.db.stop()
 	d.db.quick = false
 	d.db.start()
@@ -208,7 +205,61 @@ func (d *deployment) refuseStores() {
 
 	d.removeObject(d.env["CALPE_S3_DOCUMENTS_BUCKET"], fenceObject)
 	d.takesNothing("the fence is gone", "intake-stopped", "intake is halted")
+	d.doctorFinds("FAILED  the fence is not behind the log", "the fence is missing")
 	d.restoreFence()
+	d.refuseOlderFence()
+	d.raiseFence()
+}
+
+// doctorFinds runs calped doctor, which must fail and say all of that.
+func (d *deployment) doctorFinds(words ...string) {
+	d.t.Helper()
+	findings, errs, code := d.calped(nil, "doctor")
+	for _, w := range words {
+		if code != 1 || !strings.Contains(findings, w) {
+			d.t.Errorf("doctor: exit code %d, %q isn't among what it found:\n%s%s", code, w, findings, errs)
+		}
+	}
+}
+
+// refuseOlderFence puts a fence back that the log has left behind.
+func (d *deployment) refuseOlderFence() {
+	t := d.t
+	t.Helper()
+	newest, etag, err := d.store().ReadFence(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fence, err := intake.ParseFence(newest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fence.Limit = 1
+	older, err := json.Marshal(fence)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if etag, err = d.store().ReplaceFence(t.Context(), older, etag); err != nil {
+		t.Fatal(err)
+	}
+	d.takesNothing("the fence is an older one", "intake-stopped", "the fence is older than the log")
+	d.doctorFinds("FAILED  the fence is not behind the log", "the fence is older than the log", "put the newest state of object storage back")
+	if _, err = d.store().ReplaceFence(t.Context(), newest, etag); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (d *deployment) raiseFence() {
+	t := d.t
+	t.Helper()
+	was := d.fenceLimit()
+	d.must("log", "raise-fence", "--to", fmt.Sprint(was+10))
+	if is := d.fenceLimit(); is != was+10 {
+		t.Errorf("the fence was raised from %d to %d, want 10 more", was, is)
+	}
+	if _, errs, code := d.calped(nil, "log", "raise-fence", "--to", fmt.Sprint(was+10)); code != 1 || !strings.Contains(errs, "nothing was done") {
+		t.Errorf("raised to where it is: exit code %d\n%s", code, errs)
+	}
 }
 
 // restoreFence brings the fence back that is deleted, and makes a new one when
