@@ -51,7 +51,7 @@ test-core: $(DEVSTACK) ## run the tests with a real node on Bitcoin Core as well
 .PHONY: lint
 lint: ## vet, golangci-lint, import directions, formatting; govulncheck where its database can be reached
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
-	go vet ./... && go vet -tags calpe_crashpoints ./...
+	go vet ./... && go vet -tags calpe_crashpoints,powercut ./...
 	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION) run ./...
 	cd deploy/devstack && go vet ./...
 	@./deploy/govulncheck $(GOVULNCHECK_VERSION)
@@ -67,6 +67,10 @@ fuzz: ## run every fuzz target for FUZZTIME (30s) each, and LIFE_STEPS (100000) 
 .PHONY: bench
 bench: $(DEVSTACK) ## run the benchmarks; compare ratios within one run, never times between machines
 	$(DEVSTACK) exec --durable -- go test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: powercut
+powercut: $(DEVSTACK) ## as root on Linux with xfsprogs: what the S3 server has after a power cut, on file systems of its own
+	$(DEVSTACK) exec -- go test -tags powercut -run TestPowerCut -v ./storage/s3
 
 .PHONY: clean
 clean: ## remove what make built; keeps .calpe/
