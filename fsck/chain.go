@@ -15,6 +15,8 @@ import (
 
 const journalPage = 2000
 
+const uncheckedChain = "the chain:"
+
 // checkJournal: the followed blocks are a chain without gaps (I6).
 func (r *run) checkJournal(ctx context.Context) error {
 	for {
@@ -103,12 +105,12 @@ func (r *run) checkChain(ctx context.Context) ([]Finding, error) {
 		return []Finding{{Invariant: "I8", Thing: "followed blocks", Problem: "there are none: the engine has nothing to start from", Do: doAnchor}}, nil
 	}
 	if r.Node == nil {
-		r.unchecked("the chain: no Bitcoin node was given")
+		r.unchecked(uncheckedChain+" no Bitcoin node was given")
 		return nil, nil
 	}
 	found, err := r.askNode(ctx, tip)
 	if errors.Is(err, bitcoin.ErrUnavailable) || errors.Is(err, bitcoin.ErrWarmingUp) {
-		r.unchecked("the chain: %v", err)
+		r.unchecked(uncheckedChain+" %v", err)
 		return nil, nil
 	}
 	return found, err
@@ -120,7 +122,7 @@ func (r *run) askNode(ctx context.Context, tip ledger.Block) ([]Finding, error) 
 		return nil, err
 	}
 	if height < tip.Height {
-		r.unchecked("the chain: the node is at block %d, and block %d was followed already", height, tip.Height)
+		r.unchecked(uncheckedChain+" the node is at block %d, and block %d was followed already", height, tip.Height)
 		return nil, nil
 	}
 	hash, err := r.Node.BlockHash(ctx, tip.Height)

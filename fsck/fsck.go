@@ -153,7 +153,12 @@ type run struct {
 	// forked: a signed root isn't that of the entries, so that later ones aren't either.
 	forked bool
 	later  []check
-	deep   atomic.Uint64 // documents that were decrypted
+	// seen is what rows had at a first look, which what follows them must have at a second.
+	seen struct {
+		head  uint64
+		pages map[uint64][]byte
+	}
+	deep atomic.Uint64 // documents that were decrypted
 }
 
 // Run makes the check. The report says what was found, also beside an error,
@@ -185,6 +190,7 @@ func newRun(cfg Config) (*run, error) {
 		cfg.Progress = func(string, uint64, uint64) {}
 	}
 	r := &run{Config: cfg, limit: newLimiter(cfg.Rate)}
+	r.seen.pages = map[uint64][]byte{}
 	var err error
 	if r.log, err = batch.NewLog(batch.LogConfig{
 		Objects: limited{cfg.Objects, r.limit}, Readers: cfg.Readers,

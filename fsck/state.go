@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/calpe/calpe"
@@ -110,6 +111,8 @@ func loadState(cfg Config) (*state, error) {
 	if s.Counts == nil {
 		s.Counts = map[string]uint64{}
 	}
+	// The chain is asked in every run.
+	s.Unchecked = slices.DeleteFunc(s.Unchecked, func(text string) bool { return strings.HasPrefix(text, uncheckedChain) })
 	s.Resumed++
 	return s, nil
 }

@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -238,6 +240,11 @@ func TestFsckNamesEachFalsification(t *testing.T) {
 	c.t, c.node.t = t, t
 	c.fsck(0, append(quick, "--deep")...)
 	t.Run("fence", c.falsifyFence)
+	t.Run("killed and resumed", c.killFsck)
+	t.Run("since", c.fsckSince)
+	t.Run("older database", c.olderDatabase)
+	c.t, c.node.t = t, t
+	c.conn = c.connect() // that of the subtest is closed
 	t.Run("documents' objects", c.falsifyObjects)
 }
 
@@ -478,4 +485,133 @@ func (c *checked) falsifyObjects(t *testing.T) {
 		t.Errorf("a changed byte shows only under --deep; want, got:\n%s", diff)
 	}
 	finds("a byte of the ciphertext", "I1 "+d.Name, "--deep")
+}
+
+// killFsck kills the check in the middle, between two things that are broken. The
+// second run goes on where the first was, and reports both.
+func (c *checked) killFsck(t *testing.T) {
+	c.t, c.node.t = t, t
+	whole := c.fsck(0, quick...)
+	statement := c.one("SELECT min(index) FROM statement")
+	c.sql("UPDATE statement SET salt = decode(repeat('77', 16), 'hex') WHERE index = " + statement)
+	right := c.readObject(c.logBucket(), "tile/0/001")
+	c.write(c.logBucket(), "tile/0/001", flip(7)(right))
+	state := filepath.Join(t.TempDir(), "fsck.state")
+	p, err := tryLaunch(t.Context(), "fsck", state+".log", c.environ(nil), nil, c.bin.calped, "fsck", "--state", state, "--rate", "4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the entries are checked, and the rest isn't", func(context.Context) error {
+		select {
+		case <-p.done:
+			t.Fatalf("fsck came to an end before it could be killed:\n%s", tail(state+".log", 10))
+		default:
+		}
+		data, err := os.ReadFile(state)
+		if err == nil && !bytes.Contains(data, []byte(`"phase":2`)) {
+			err = fmt.Errorf("state: %.200s", data)
+		}
+		return err
+	})
+	p.kill()
+	if code := c.fsckFails(append(quick, "--state", state, "--deep")...); code != 1 {
+		t.Errorf("with other options than the run that was killed: exit code %d", code)
+	}
+	r := c.fsck(3, append(quick, "--state", state)...)
+	if diff := cmp.Diff([]string{"I2 statement of entry " + statement, "I4 tile/0/001"}, named(r)); diff != "" || r.Resumed != 1 {
+		t.Errorf("resumed %d times; want, got:\n%s", r.Resumed, diff)
+	}
+	if diff := cmp.Diff(whole.Counts, r.Counts); diff != "" {
+		t.Errorf("two halves aren't the whole:\n%s", diff)
+	}
+	if _, err := os.Stat(state); !os.IsNotExist(err) {
+		t.Errorf("the state is still there: %v", err)
+	}
+	c.putRowsBack()
+	c.write(c.logBucket(), "tile/0/001", right)
+}
+
+// fsckFails runs the check without looking at its report.
+func (c *checked) fsckFails(args ...string) (code int) {
+	c.t.Helper()
+	_, _, code = c.calped(nil, append([]string{"fsck"}, args...)...)
+	return code
+}
+
+// fsckSince: what was sealed before isn't looked at, what came after is.
+func (c *checked) fsckSince(t *testing.T) {
+	c.t, c.node.t = t, t
+	at := c.one("SELECT to_char(created_at, 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') FROM checkpoint WHERE size > 602 AND size < " + fmt.Sprint(c.size) + " ORDER BY size DESC LIMIT 1")
+	from := number(t, c.one("SELECT max(size) FROM checkpoint WHERE created_at < '"+at+"'"))
+	first := c.one(fmt.Sprintf("SELECT max(first) FROM entry_group WHERE first < %d", min(from, 600)))
+	last := c.one(fmt.Sprintf("SELECT max(first) FROM entry_group WHERE first >= %d AND first < %d", from, c.size))
+	args := append([]string{"--since", at}, quick...)
+	if r := c.fsck(0, args...); r.Counts["entries"] != c.size-from {
+		t.Errorf("%d entries were looked at, %d came since %s", r.Counts["entries"], c.size-from, at)
+	}
+	change := "UPDATE entry_group SET commitments = set_byte(commitments, 3, get_byte(commitments, 3) # 1) WHERE first = "
+	c.sql(change+first, change+last)
+	r := c.fsck(3, args...)
+	if len(r.Findings) != 1 || !strings.HasPrefix(r.Findings[0].Thing, "entr") || !strings.Contains(r.Findings[0].Thing, last) {
+		t.Errorf("changed were %s and %s; found %v", first, last, named(r))
+	}
+	c.putRowsBack()
+}
+
+// olderDatabase puts a copy back that is older than the newest checkpoint. A server
+// mends it; then nothing is broken any more.
+func (c *checked) olderDatabase(t *testing.T) {
+	c.t, c.node.t = t, t
+	c.conn.Close(t.Context())
+	c.db.stop()
+	c.db.copyTo("older")
+	c.db.start()
+	s := c.serve(porttest.Address(t), nil)
+	s.awaitReady()
+	s.stampMany(2, 300)
+	s.sealed()
+	s.exitsCleanly()
+	c.db.stop()
+	c.db.putBack("older")
+	c.db.start()
+	c.conn = c.connect()
+	sealed, err := receipt.OpenCheckpoint(c.readObject(c.logBucket(), batch.HeadPath), c.identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := c.fsck(3, quick...)
+	if diff := cmp.Diff([]string{fmt.Sprintf("I2 entries %d to %d", c.size, sealed.Size-1)}, named(r)); diff != "" || len(r.Notes) == 0 {
+		t.Errorf("notes %q; want, got:\n%s", r.Notes, diff)
+	}
+	s = c.serve(porttest.Address(t), nil)
+	s.awaitReady()
+	s.sealed()
+	s.exitsCleanly()
+	c.fsck(0, append(quick, "--deep")...)
+}
+
+// TestFsckBesideServer runs the check again and again while a server takes what
+// clients send, seals, anchors and follows blocks: nothing is broken.
+func TestFsckBesideServer(t *testing.T) {
+	d := deploy(t)
+	s := d.serve(porttest.Address(t), map[string]string{"CALPE_ANCHOR_PATIENCE": "1s"})
+	s.awaitReady()
+	defer d.node.keepMining(700 * time.Millisecond)()
+	l := d.load(clients(), s.url)
+	var entries uint64
+	for i := range 6 {
+		l.awaitMore(20)
+		args := []string{"--grace", "20s"}
+		if i == 3 {
+			args = append(args, "--deep", "--repair")
+		}
+		r := d.fsck(0, args...)
+		if r.Status != fsck.Clean || len(r.Findings) > 0 || r.Counts["entries"] < entries {
+			t.Errorf("run %d: %+v", i, r)
+		}
+		entries = r.Counts["entries"]
+	}
+	l.stop()
+	s.exitsCleanly()
+	d.fsck(0, quick...)
 }
