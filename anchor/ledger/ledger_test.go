@@ -81,14 +81,20 @@ func TestStatesPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	proofs, err := os.ReadFile("../../docs/design/0006-calendars.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, part := range []struct {
+		page  []byte
 		title string
 		rows  string
 	}{
-		{"## Attempts", rows(ledger.AttemptEdges())},
-		{"## Coins", rows(ledger.CoinEdges())},
+		{page, "## Attempts", rows(ledger.AttemptEdges())},
+		{page, "## Coins", rows(ledger.CoinEdges())},
+		{proofs, "## The states of a proof", rows(ledger.ProofEdges())},
 	} {
-		_, section, found := strings.Cut(string(page), part.title+"\n")
+		_, section, found := strings.Cut(string(part.page), part.title+"\n")
 		section, _, _ = strings.Cut(section, "\n## ")
 		_, table, ok := strings.Cut(section, "|---|---|---|---|\n")
 		table, _, _ = strings.Cut(table, "\n\n")
@@ -99,6 +105,11 @@ func TestStatesPage(t *testing.T) {
 	for _, s := range append(textsOf(ledger.AttemptStates()), textsOf(ledger.CoinStates())...) {
 		if drawing := strings.Count(string(page), s); drawing < 3 {
 			t.Errorf("the page doesn't draw the state %s", s)
+		}
+	}
+	for _, s := range textsOf(ledger.ProofStates()) {
+		if drawing := strings.Count(string(proofs), s); drawing < 3 {
+			t.Errorf("the page of calendars doesn't draw the state %s", s)
 		}
 	}
 }
@@ -121,6 +132,9 @@ func textsOf[S ~string](states []S) []string {
 
 func TestParseStates(t *testing.T) {
 	for _, text := range []string{"", "Live", "live ", "unknown"} {
+		if _, err := ledger.ParseProofState(text); err == nil {
+			t.Errorf("%q is a proof state", text)
+		}
 		if _, err := ledger.ParseCoinState(text); err == nil {
 			t.Errorf("%q is a coin state", text)
 		}

@@ -532,7 +532,7 @@ func (f *faultyStore) MakeProofFinal(ctx context.Context, epoch uint64, id ledge
 func TestFaultsOfTheStore(t *testing.T) {
 	t.Parallel()
 	reached := 0
-	for n := range 12 {
+	for n := range 9 {
 		for _, applied := range []bool{false, true} {
 			t.Run(fmt.Sprintf("write %d, applied %v", n, applied), func(t *testing.T) {
 				w := newWorld(t, nil)
