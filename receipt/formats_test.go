@@ -237,6 +237,11 @@ func TestMembersOfThePage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	broken, err := statement.Sign(w.agency, statement.Break{Log: w.id.Hash(), Coin: calpe.Outpoint{Vout: 1}, Anchor: calpe.BlockHash{1}, Size: 1,
+		Root: calpe.Hash{1}, Reason: "r", Time: testTime})
+	if err != nil {
+		t.Fatal(err)
+	}
 	identity := section(t, "## Log identity")
 	identity = identity[:strings.Index(identity, "| network |")]
 	parts := strings.Split(section(t, "## Receipt"), "\n`")
@@ -247,6 +252,7 @@ func TestMembersOfThePage(t *testing.T) {
 		"agency":                      {object(receipt, "certification", "agency", "statement", "statement"), members(section(t, "### calpe/agency/v1"))},
 		"certification":               {object(receipt, "certification", "statement", "statement"), members(section(t, "### calpe/certification/v1"))},
 		"recovery":                    {object(string(recovery.Bytes()), "statement"), members(section(t, "### calpe/recovery/v1"))},
+		"break":                       {object(string(broken.Bytes()), "statement"), members(section(t, "### calpe/break/v1"))},
 		"receipt":                     {object(receipt), members(parts[0])},
 		"in a receipt, certification": {object(receipt, "certification"), members(parts[1])},
 		"in a receipt, anchor":        {object(receipt, "anchor"), members(parts[2])},
@@ -265,7 +271,7 @@ func TestTypesOfThePage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, typ := range []string{IdentityType, AcknowledgementType, ReceiptType, statement.TypeAgency, statement.TypeCertification,
-		statement.TypeRecovery, "calpe/statement/v1"} {
+		statement.TypeRecovery, statement.TypeBreak, "calpe/statement/v1"} {
 		if !strings.Contains(string(page), typ) {
 			t.Errorf("docs/formats.md doesn't name %s", typ)
 		}

@@ -166,6 +166,12 @@ func (w *world) statementVectors() []statementVector {
 	if err != nil {
 		w.tb.Fatal(err)
 	}
+	broken, err := statement.Sign(operator, statement.Break{Log: w.id.Hash(), Coin: calpe.Outpoint{TxID: calpe.BlockHash{21}, Vout: 1},
+		SpentBy: calpe.BlockHash{22}, Block: calpe.BlockHash{23}, Height: 910_000, Anchor: calpe.BlockHash{21}, Size: 265, Root: calpe.Hash{24},
+		First: calpe.Outpoint{TxID: calpe.BlockHash{25}, Vout: 7}, Reason: "The anchor key was stolen; it was replaced.", Time: testTime})
+	if err != nil {
+		w.tb.Fatal(err)
+	}
 	var list []statementVector
 	for _, s := range []struct {
 		name   string
@@ -175,6 +181,7 @@ func (w *world) statementVectors() []statementVector {
 		{"agency", w.signed[entryAgency], operator.Verifier()},
 		{"certification", w.signed[entryCertification], w.agency.Verifier()},
 		{"recovery", recovery, operator.Verifier()},
+		{"break", broken, operator.Verifier()},
 	} {
 		text := string(s.signed.Bytes())
 		other := testKey(w.tb, operator.Name(), "forged").Verifier()

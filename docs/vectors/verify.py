@@ -171,6 +171,15 @@ def statement(signed, kind=None):
         shape(body, "type agency digest document_type subject issued", "valid_until")
         unhex(body["digest"], 32), words(body["document_type"], 200), words(body["subject"], 200)
         need(day(body["issued"]) <= day(body.get("valid_until", body["issued"])))
+    elif body.get("type") == "calpe/break/v1":
+        shape(body, "type log coin spent_by block height first_outpoint reason time", "anchor size root")
+        need(len({"anchor", "size", "root"} & set(body)) in (0, 3) and body["coin"] != body["first_outpoint"])
+        [unhex(body.get(member, "00" * 32), 32) for member in ("log", "spent_by", "block", "anchor", "root")]
+        for txid, _, vout in (body["coin"].partition(":"), body["first_outpoint"].partition(":")):
+            unhex(txid, 32), decimal(vout, 2**32 - 1)
+        need("00" * 32 not in (body.get("anchor"), body.get("root")))
+        need(whole(body["height"]) < 1 << 32 and 1 <= whole(body.get("size", 1)) <= MAX_LOG)
+        words(body["reason"], 1000), instant(body["time"])
     else:
         shape(body, "type log rolled_from rolled_to void_from void_to reason time")
         need(body["type"] == "calpe/recovery/v1")

@@ -13,9 +13,11 @@ const (
 	TypeAgency        = "calpe/agency/v1"
 	TypeCertification = "calpe/certification/v1"
 	TypeRecovery      = "calpe/recovery/v1"
+	TypeBreak         = "calpe/break/v1"
 )
 
-// Body is what a statement says: an [Agency], a [Certification] or a [Recovery].
+// Body is what a statement says: an [Agency], a [Certification], a [Recovery] or a
+// [Break].
 // The set is closed.
 type Body interface {
 	// Type is the name of the form.
@@ -58,6 +60,28 @@ type Recovery struct {
 	Time                 time.Time  // to the second
 }
 
+// Break declares that somebody else has spent the live coin of the chain of
+// anchors, and names the coin with which the chain goes on. It is signed by a
+// statement key of the log. Which of two histories is the log's no longer follows
+// from Bitcoin alone at such a place: whoever spent the coin could have anchored
+// another one with it.
+type Break struct {
+	Log     calpe.Hash      // hash of the log's identity
+	Coin    calpe.Outpoint  // the coin that was to be spent by the next anchor
+	SpentBy calpe.BlockHash // the transaction that spends it instead
+	Block   calpe.BlockHash // which holds that transaction
+	Height  uint32          // of the block
+	// Anchor is the last anchor before: the transaction whose change is Coin, with
+	// the size and root that it carries. All three are zero if there was none yet:
+	// then Coin is the first outpoint of the identity, or of an earlier statement.
+	Anchor calpe.BlockHash
+	Size   uint64
+	Root   calpe.Hash
+	First  calpe.Outpoint // the coin that the next anchor spends
+	Reason string         // for people, 1 to 1000 characters
+	Time   time.Time      // to the second
+}
+
 // Type is [TypeAgency].
 func (Agency) Type() string { return TypeAgency }
 
@@ -66,6 +90,9 @@ func (Certification) Type() string { return TypeCertification }
 
 // Type is [TypeRecovery].
 func (Recovery) Type() string { return TypeRecovery }
+
+// Type is [TypeBreak].
+func (Break) Type() string { return TypeBreak }
 
 // Validate implements [Body].
 func (a Agency) Validate() error {
@@ -131,6 +158,26 @@ func (r Recovery) Validate() error {
 	return nil
 }
 
+// Validate implements [Body].
+func (b Break) Validate() error {
+	none := b.Anchor == calpe.BlockHash{}
+	switch {
+	case b.Coin == b.First:
+		return fmt.Errorf("first_outpoint %v is the coin that was spent", b.First)
+	case none != (b.Size == 0) || none != (b.Root == calpe.Hash{}):
+		return errors.New("anchor, size and root go together")
+	case b.Size > calpe.MaxLogSize:
+		return fmt.Errorf("size %d is not that of a log", b.Size)
+	}
+	if err := checkText(b.Reason, 1000); err != nil {
+		return fmt.Errorf("reason %w", err)
+	}
+	if err := CheckTime(b.Time); err != nil {
+		return fmt.Errorf("time: %w", err)
+	}
+	return nil
+}
+
 // The same as JSON: what canonical JSON is made of.
 type (
 	agencyJSON struct {
@@ -160,6 +207,20 @@ type (
 		Reason     string     `json:"reason"`
 		Time       wireTime   `json:"time"`
 	}
+	breakJSON struct {
+		Type    string          `json:"type"`
+		Log     calpe.Hash      `json:"log"`
+		Coin    calpe.Outpoint  `json:"coin"`
+		SpentBy calpe.BlockHash `json:"spent_by"`
+		Block   calpe.BlockHash `json:"block"`
+		Height  uint32          `json:"height"`
+		Anchor  calpe.BlockHash `json:"anchor,omitzero"`
+		Size    uint64          `json:"size,omitzero"`
+		Root    calpe.Hash      `json:"root,omitzero"`
+		First   calpe.Outpoint  `json:"first_outpoint"`
+		Reason  string          `json:"reason"`
+		Time    wireTime        `json:"time"`
+	}
 )
 
 func (a Agency) wire() any {
@@ -172,6 +233,10 @@ func (c Certification) wire() any {
 
 func (r Recovery) wire() any {
 	return recoveryJSON{TypeRecovery, r.Log, r.RolledFrom, r.RolledTo, r.VoidFrom, r.VoidTo, r.Reason, wireTime(r.Time)}
+}
+
+func (b Break) wire() any {
+	return breakJSON{TypeBreak, b.Log, b.Coin, b.SpentBy, b.Block, b.Height, b.Anchor, b.Size, b.Root, b.First, b.Reason, wireTime(b.Time)}
 }
 
 // parseBody reads the member "statement" of a signed statement, by its type.
@@ -196,6 +261,12 @@ func parseBody(typ string, data []byte) (Body, error) {
 			return nil, err
 		}
 		b = Recovery{w.Log, w.RolledFrom, w.RolledTo, w.VoidFrom, w.VoidTo, w.Reason, time.Time(w.Time)}
+	case TypeBreak:
+		var w breakJSON
+		if err := Decode(data, &w); err != nil {
+			return nil, err
+		}
+		b = Break{w.Log, w.Coin, w.SpentBy, w.Block, w.Height, w.Anchor, w.Size, w.Root, w.First, w.Reason, time.Time(w.Time)}
 	case "":
 		return nil, errors.New("has no type")
 	default:

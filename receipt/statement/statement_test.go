@@ -42,6 +42,10 @@ func bodies(key Key) map[string]Body {
 		"certification": Certification{"registry-of-calpe", calpe.Digest{2}, "birth certificate", "REG-2026-000123", "2026-11-20", "2036-11-19"},
 		"endless":       Certification{"registry-of-calpe", calpe.Digest{2}, "birth certificate", "REG-2026-000123", "2026-11-20", ""},
 		"recovery":      Recovery{calpe.Hash{1}, 5, 7, 9, 265, "Restored.", testTime},
+		"break": Break{calpe.Hash{1}, calpe.Outpoint{TxID: calpe.BlockHash{2}, Vout: 1}, calpe.BlockHash{3}, calpe.BlockHash{4}, 900_000,
+			calpe.BlockHash{2}, 77, calpe.Hash{5}, calpe.Outpoint{TxID: calpe.BlockHash{6}}, "The key was stolen.", testTime},
+		"break before the first anchor": Break{Log: calpe.Hash{1}, Coin: calpe.Outpoint{TxID: calpe.BlockHash{2}}, SpentBy: calpe.BlockHash{3},
+			Block: calpe.BlockHash{4}, First: calpe.Outpoint{TxID: calpe.BlockHash{6}}, Reason: "A mistake.", Time: testTime},
 	}
 }
 
@@ -169,6 +173,7 @@ func TestValidate(t *testing.T) {
 	agency := func(edit func(*Agency)) Body { b := all["agency"].(Agency); edit(&b); return b }
 	cert := func(edit func(*Certification)) Body { b := all["certification"].(Certification); edit(&b); return b }
 	recovery := func(edit func(*Recovery)) Body { b := all["recovery"].(Recovery); edit(&b); return b }
+	broken := func(edit func(*Break)) Body { b := all["break"].(Break); edit(&b); return b }
 	long := strings.Repeat("é", 200)
 	tests := []struct {
 		name string
@@ -216,6 +221,16 @@ func TestValidate(t *testing.T) {
 		{"long reason", recovery(func(b *Recovery) { b.Reason = strings.Repeat("é", 1000) }), ""},
 		{"too long reason", recovery(func(b *Recovery) { b.Reason = strings.Repeat("é", 1001) }), "reason"},
 		{"no time", recovery(func(b *Recovery) { b.Time = time.Time{} }), "time"},
+
+		{"goes on with the coin that was spent", broken(func(b *Break) { b.First = b.Coin }), "first_outpoint"},
+		{"goes on with another output of that transaction", broken(func(b *Break) { b.First = b.Coin; b.First.Vout++ }), ""},
+		{"an anchor without a size", broken(func(b *Break) { b.Size = 0 }), "go together"},
+		{"an anchor without a root", broken(func(b *Break) { b.Root = calpe.Hash{} }), "go together"},
+		{"a size without an anchor", broken(func(b *Break) { b.Anchor = calpe.BlockHash{} }), "go together"},
+		{"largest anchor", broken(func(b *Break) { b.Size = calpe.MaxLogSize }), ""},
+		{"too large an anchor", broken(func(b *Break) { b.Size = calpe.MaxLogSize + 1 }), "size"},
+		{"no reason", broken(func(b *Break) { b.Reason = "" }), "reason"},
+		{"break without a time", broken(func(b *Break) { b.Time = time.Time{} }), "time"},
 	}
 	for _, tt := range tests {
 		signed, err := Sign(key, tt.body)
@@ -251,7 +266,7 @@ func TestParseRefuses(t *testing.T) {
 		}
 		texts[name] = string(signed.Bytes())
 	}
-	const a, c, r = "agency", "certification", "recovery"
+	const a, c, r, b = "agency", "certification", "recovery", "break"
 	tests := []struct{ name, of, old, replacement, want string }{
 		{"no key", c, `"key":`, `"keys":`, `"/keys"`},
 		{"no statement", c, `"statement":`, `"state":`, `"/state"`},
@@ -276,6 +291,12 @@ func TestParseRefuses(t *testing.T) {
 		{"negative", r, `"void_to":265`, `"void_to":-1`, "integer"},
 		{"above 2^53", r, `"void_to":265`, `"void_to":9007199254740993`, "integer"},
 		{"number as text", r, `"void_to":265`, `"void_to":"265"`, "/void_to"},
+		{"coin without a number", b, `"coin":"0`, `"coin":"","coins":"0`, "/coin"},
+		{"outpoint's number with a zero in front", b, `02:1"`, `02:01"`, "/coin"},
+		{"short block hash", b, `"block":"0`, `"block":"`, "/block"},
+		{"height above 32 bits", b, `"height":900000`, `"height":4294967296`, "/height"},
+		{"missing spent_by", b, `"spent_by"`, `"spender"`, "/spender"},
+		{"no anchor spelled out", b, `"size":77`, `"size":0`, `"/size" may not be empty`},
 		{"local time", a, `09:30:00Z`, `09:30:00`, "/time"},
 		{"fraction of a second", a, `09:30:00Z`, `09:30:00.0Z`, "/time"},
 		{"another time zone", a, `09:30:00Z`, `10:30:00+01:00`, "/time"},
