@@ -417,6 +417,14 @@ type Statement struct {
 	Salt  Salt
 }
 
+// ChainBreak is a place at which the chain of anchors was broken by a transaction
+// that isn't the log's, with the statement by which it goes on.
+type ChainBreak struct {
+	After     uint64 // anchors before it
+	Spend     Anchor // that transaction in its block; it needn't carry a payload
+	Statement Statement
+}
+
 // Agency may certify documents from the entry of its statement on.
 type Agency struct {
 	ID        string

@@ -231,6 +231,10 @@ func (s *twin) InsertFirstCoin(ctx context.Context, coin ledger.Coin, blocks []l
 	return s.both("first coin", s.Anchors.InsertFirstCoin(ctx, coin, blocks), s.model.InsertFirstCoin(ctx, coin, blocks))
 }
 
+func (s *twin) RestartChain(ctx context.Context, b ledger.Break, r calpe.ChainBreak) error {
+	return s.both("restart", s.Anchors.RestartChain(ctx, b, r), s.model.RestartChain(ctx, b, r))
+}
+
 func (s *twin) CreateAttempt(ctx context.Context, epoch uint64, a ledger.Attempt) error {
 	return s.both("create", s.Anchors.CreateAttempt(ctx, epoch, a), s.model.CreateAttempt(ctx, epoch, a))
 }

@@ -147,6 +147,11 @@ var (
 	// ErrForeignSpend: somebody else has spent the coin. Nothing is created any
 	// more; an operator must find out whether the key was stolen.
 	ErrForeignSpend = errors.New("the anchor coin was spent by a transaction that isn't ours")
+	// ErrBreakUndone: the chain of coins was restarted behind a foreign spend, and
+	// the node's chain has another block in the place of the one with that spend.
+	// Its former coin may be live again, and the new one has been used: the engine
+	// follows nothing and makes nothing until the node is back on that branch.
+	ErrBreakUndone = errors.New("a reorganisation has taken a foreign spend back behind which the chain of coins was restarted")
 	// ErrAheadOfLog: a block holds an anchor of more entries than the log has:
 	// this database has gone back in time. Intake must stop (I2).
 	ErrAheadOfLog = errors.New("an anchored size is above the log's head")

@@ -202,6 +202,19 @@ func (n *fakeNode) pay(script []byte, value int64) calpe.Outpoint {
 	return calpe.Outpoint{TxID: calpe.BlockHash(tx.TxHash()), Vout: 1}
 }
 
+// transaction finds one in any block that there ever was.
+func (n *fakeNode) transaction(id calpe.BlockHash) *wire.MsgTx {
+	for _, b := range n.byHash {
+		for _, tx := range b.Transactions {
+			if calpe.BlockHash(tx.TxHash()) == id {
+				return tx
+			}
+		}
+	}
+	n.t.Fatalf("no block ever held %v", id)
+	return nil
+}
+
 type chainOutput struct {
 	*wire.TxOut
 	height int

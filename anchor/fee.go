@@ -83,7 +83,8 @@ func (e *Engine) bumpIsDue(attempts []ledger.Attempt, tip ledger.Block) bool {
 }
 
 // payload is what to anchor now: the newest root. A first attempt waits for its
-// time and for a log that has grown; a bump never covers less than what it bumps.
+// time and for a log that has grown, and after a break for a root that covers its
+// statement; a bump never covers less than what it bumps.
 func (e *Engine) payload(ctx context.Context, snap ledger.Snapshot, attempts []ledger.Attempt) (calpe.Payload, error) {
 	if len(attempts) == 0 && !e.intervalIsOver(snap) {
 		return calpe.Payload{}, nil
@@ -101,7 +102,7 @@ func (e *Engine) payload(ctx context.Context, snap ledger.Snapshot, attempts []l
 	if err != nil {
 		return calpe.Payload{}, fmt.Errorf("read newest checkpoint: %w", err)
 	}
-	if head.Size <= max(snap.Anchored, least.Size) {
+	if head.Size <= max(snap.Anchored, least.Size) || head.Size < snap.LeastSize() {
 		return least, nil
 	}
 	return calpe.Payload{Size: head.Size, Root: head.Root}, nil

@@ -42,6 +42,9 @@ func (e *Engine) follow(ctx context.Context, epoch uint64, snap ledger.Snapshot)
 		return err
 	}
 	if fork != snap.Tip {
+		if err := checkSettled(snap.Breaks, fork); err != nil {
+			return err
+		}
 		if snap, err = e.rewind(ctx, epoch, snap.Tip, fork); err != nil {
 			return err
 		}
@@ -50,6 +53,18 @@ func (e *Engine) follow(ctx context.Context, epoch uint64, snap ledger.Snapshot)
 	for tip.Height < height {
 		if tip, err = e.connect(ctx, epoch, tip, w); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// checkSettled refuses a reorganisation of blocks up to which the chain of coins
+// was broken and restarted. Nothing is written then, so that no coin of the chain is
+// live beside another, and all goes on when the branch comes back.
+func checkSettled(breaks []ledger.Break, fork ledger.Block) error {
+	for _, b := range breaks {
+		if b.Height > fork.Height {
+			return fmt.Errorf("%w: %v of the coin %v in block %d; the chains part at %d", ErrBreakUndone, b.SpentBy, b.Coin, b.Height, fork.Height)
 		}
 	}
 	return nil

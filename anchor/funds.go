@@ -24,7 +24,7 @@ func (e *Engine) joining(ctx context.Context, snap ledger.Snapshot, attempts []l
 		}
 	}
 	live := slices.DeleteFunc(slices.Clone(snap.Deposits), func(d ledger.Coin) bool {
-		return d.State != ledger.CoinLive || refused[d.Outpoint] || !e.cfg.Signer.Owns(d.Script) // of a key that was taken out of the keystore
+		return d.State != ledger.CoinLive || refused[d.Outpoint] || givenUp(snap, d) || !e.cfg.Signer.Owns(d.Script) // of a key that was taken out of the keystore
 	})
 	var inputs []ledger.Input
 	for _, d := range e.cfg.Caps.Join(*snap.Live, live, rate) {
@@ -34,6 +34,12 @@ func (e *Engine) joining(ctx context.Context, snap ledger.Snapshot, attempts []l
 		inputs = append(inputs, ledger.Input{Outpoint: d.Outpoint, Output: d.Output})
 	}
 	return inputs, nil
+}
+
+// givenUp: whoever broke the chain may have the key to the deposit, and could
+// replace every attempt that it joins.
+func givenUp(snap ledger.Snapshot, d ledger.Coin) bool {
+	return slices.ContainsFunc(snap.Breaks, func(b ledger.Break) bool { return b.GivenUp(d.Script) })
 }
 
 // build builds an attempt with as many of the deposits as the caps and the budget
@@ -60,7 +66,8 @@ func (e *Engine) build(b wallet.Build, budget int64) (ledger.Attempt, error) {
 
 // reckon says what the funds pay for, and once in the log when that changes.
 func (e *Engine) reckon(ctx context.Context, snap ledger.Snapshot) wallet.Funds {
-	funds := e.cfg.Caps.Funds(snap.Live, snap.Deposits, cmp.Or(snap.LastRate, e.cfg.Fallback))
+	deposits := slices.DeleteFunc(slices.Clone(snap.Deposits), func(d ledger.Coin) bool { return givenUp(snap, d) })
+	funds := e.cfg.Caps.Funds(snap.Live, deposits, cmp.Or(snap.LastRate, e.cfg.Fallback))
 	state := funds.State(e.cfg.LowFunds)
 	if snap.Live == nil || state == e.funds { // without a coin there are graver news
 		return funds

@@ -22,7 +22,7 @@ import (
 
 // Randomised lives: blocks with the newest attempt, with an older one or with
 // none, reorganisations, lost mempools, a node that lags, refuses or is cut off,
-// faults both ways, deaths, deposits and dust, a fee market that rises and falls,
+// faults both ways, deaths, deposits and dust, thefts and restarts of the chain, a fee market that rises and falls,
 // clocks that jump, a growing log. The whole state is compared with the chain after
 // each step. CALPE_LIFE_STEPS is how many steps are made at least ("make fuzz" makes
 // more), CALPE_LIFE_SEED the seed of the one life to play again.
@@ -54,6 +54,9 @@ func TestRandomLife(t *testing.T) {
 	if lives > 1 {
 		checkWalked(t, walked, "attempt ", ledger.AttemptEdges())
 		checkWalked(t, walked, "coin ", ledger.CoinEdges())
+		if walked[edge{"chain", "restarted"}] == 0 {
+			t.Error("no chain was ever restarted")
+		}
 	}
 }
 
@@ -141,8 +144,12 @@ func randomLife(t *testing.T, w *world, r *rand.Rand, steps int) {
 	w.node.fault, w.faults.fault, w.node.lag = nil, nil, 0
 	w.node.rate, w.node.minRate, w.node.raise, w.caps.Day, w.signs = 0, 0, 0, 0, nil
 	w.restart()
-	if !slices.ContainsFunc(w.node.chain, func(b *wire.MsgBlock) bool { return slices.Contains(b.Transactions, w.funding) }) {
-		w.node.mine(w.funding)
+	funding := w.funding // of the coin with which the chain began, last
+	for _, r := range w.restarts {
+		funding = w.node.transaction(r.First.TxID)
+	}
+	if !slices.ContainsFunc(w.node.chain, func(b *wire.MsgBlock) bool { return slices.Contains(b.Transactions, funding) }) {
+		w.node.mine(funding)
 	}
 	w.node.empty(10) // whatever branch the store is on, the node's has more work now
 	w.now = w.now.Add(2 * interval)
@@ -213,7 +220,7 @@ func (w *world) disaster(r *rand.Rand) {
 	switch r.IntN(8) {
 	case 0:
 		depth := w.node.height() - 3
-		if depth > 60 {
+		if depth > 60 || w.settledHeight() > 0 {
 			return
 		}
 		w.node.cut(depth, r.IntN(2) == 0)
@@ -238,14 +245,64 @@ func (w *world) disaster(r *rand.Rand) {
 		depth := 1 + r.IntN(2)
 		w.node.cut(depth, false)
 		w.node.empty(depth + 1)
+	case 3:
+		if r.IntN(3) == 0 {
+			w.theft(r)
+		}
 	case 2:
 		if mem, ok := w.store.(*memStore); ok && w.backup == nil {
 			w.backup = mem.copyOf()
 		} else if ok {
 			w.store, w.faults.Store, w.backup = w.backup, w.backup, nil
 			w.restart()
+			w.repair()
 		}
 	}
+}
+
+// theft is a foreign spend that stays, and the operator's restart of the chain.
+func (w *world) theft(r *rand.Rand) {
+	var coin calpe.Outpoint
+	w.unharmed(func() {
+		if snap := w.snapshot(); snap.Live != nil && snap.Foreign == nil {
+			coin = snap.Live.Outpoint
+		}
+	})
+	if _, ok := w.node.unspentIn(w.node.chain)[wire.OutPoint{Hash: chainhash.Hash(coin.TxID), Index: coin.Vout}]; !ok || len(w.restarts) > 3 {
+		return
+	}
+	w.node.mine(foreignSpend(coin, func(*wire.MsgTx) {}))
+	for range r.IntN(4) {
+		_ = w.survive()
+		w.node.empty(r.IntN(3))
+	}
+	w.node.pay(w.signer.Script(), int64(100_000+r.IntN(900_000)))
+	w.node.empty(6)
+	_ = w.survive()
+	w.repair()
+	if r.IntN(2) == 0 {
+		w.log.grow(1) // else the statement waits for a checkpoint
+	}
+}
+
+// repair restarts the chain if it has to be, and was before, by another copy of the
+// database, or can be.
+func (w *world) repair() {
+	w.unharmed(func() {
+		lag := w.node.lag
+		defer func() { w.node.lag = lag }()
+		w.node.lag = 0
+		for range 6 {
+			_ = w.engine.Step(w.t.Context(), w.epoch)
+			if w.snapshot().Foreign == nil {
+				return
+			}
+			if err := w.restartChain(); err != nil {
+				w.t.Fatalf("restart the chain: %v", err)
+			}
+		}
+		w.t.Fatal("the chain couldn't be restarted")
+	})
 }
 
 // mineAny mines any attempt that a node could have, also one long replaced.
@@ -275,8 +332,8 @@ func (w *world) reorganise(r *rand.Rand) {
 	if r.IntN(4) == 0 {
 		depth = 1 + r.IntN(8)
 	}
-	if w.node.height() <= depth+4 {
-		return
+	if w.node.height() <= max(depth+4, w.settledHeight()+depth) {
+		return // of a restart's foreign spend: TestReorganisationsOfRestart
 	}
 	fork := w.node.height() - depth
 	gone := w.node.cut(depth, r.IntN(2) == 0)

@@ -29,6 +29,7 @@ type edge struct{ from, to string }
 
 type memState struct {
 	journal  []ledger.Block
+	breaks   []ledger.Break
 	coins    map[calpe.Outpoint]ledger.Coin
 	attempts map[calpe.BlockHash]memAttempt
 	seen     map[calpe.BlockHash]map[calpe.BlockHash]memSighting // by transaction, by block
@@ -53,7 +54,7 @@ func newMemStore() *memStore {
 }
 
 func (s memState) clone() memState {
-	c := memState{journal: slices.Clone(s.journal), coins: maps.Clone(s.coins), attempts: maps.Clone(s.attempts), seen: map[calpe.BlockHash]map[calpe.BlockHash]memSighting{}, walked: s.walked}
+	c := memState{journal: slices.Clone(s.journal), breaks: slices.Clone(s.breaks), coins: maps.Clone(s.coins), attempts: maps.Clone(s.attempts), seen: map[calpe.BlockHash]map[calpe.BlockHash]memSighting{}, walked: s.walked}
 	for txid, blocks := range s.seen {
 		c.seen[txid] = maps.Clone(blocks)
 	}
@@ -201,7 +202,7 @@ func (st *memState) read(a memAttempt) ledger.Attempt {
 func (s *memStore) InsertFirstCoin(ctx context.Context, coin ledger.Coin, blocks []ledger.Block) error {
 	return s.write(ctx, s.epoch, func(st *memState) error {
 		for _, c := range st.coins {
-			if c.Kind == ledger.ChainCoin && c.MadeBy == (calpe.BlockHash{}) {
+			if c.Kind == ledger.ChainCoin && c.MadeBy == (calpe.BlockHash{}) && !st.restarts(c) {
 				if c.Outpoint == coin.Outpoint {
 					return nil
 				}
@@ -211,6 +212,58 @@ func (s *memStore) InsertFirstCoin(ctx context.Context, coin ledger.Coin, blocks
 		st.journal, st.coins[coin.Outpoint] = slices.Clone(blocks), coin
 		return nil
 	})
+}
+
+func (st *memState) restarts(c ledger.Coin) bool {
+	return slices.ContainsFunc(st.breaks, func(b ledger.Break) bool { return b.First == c.Outpoint })
+}
+
+func (s *memStore) RestartChain(ctx context.Context, b ledger.Break, r calpe.ChainBreak) error {
+	return s.write(ctx, s.epoch, func(st *memState) error {
+		for _, o := range st.breaks {
+			if o.Coin == b.Coin && o.First == b.First && o.Statement == b.Statement {
+				return nil
+			}
+			if o.Coin == b.Coin || o.Statement == b.Statement {
+				return conflict("another break of %v", b.Coin)
+			}
+		}
+		coin, first := st.coins[b.Coin], st.coins[b.First]
+		block := slices.IndexFunc(st.journal, func(o ledger.Block) bool { return o.Height == b.Height && o.Hash == r.Spend.Block })
+		switch {
+		case coin.Kind != ledger.ChainCoin || coin.State != ledger.CoinForeign || coin.SpentBy != b.SpentBy || coin.SpentHeight != b.Height || block < 0:
+			return conflict("coin %v is not foreign by %v in that block", b.Coin, b.SpentBy)
+		case first.Kind != ledger.DepositCoin || first.State != ledger.CoinLive && first.State != ledger.CoinForeign:
+			return conflict("%v is no deposit in a block", b.First)
+		}
+		if first.State == ledger.CoinForeign {
+			if first.SpentHeight <= b.Height {
+				return conflict("deposit %v was spent before", b.First)
+			}
+			n := slices.IndexFunc(st.journal, func(o ledger.Block) bool { return o.Height == first.SpentHeight-1 })
+			if err := st.undo(n); err != nil {
+				return err
+			}
+			first = st.coins[b.First]
+		}
+		b.Tip, b.Former = st.journal[len(st.journal)-1].Height, st.former(b, first)
+		first.Kind = ledger.ChainCoin
+		st.coins[b.First] = first
+		st.breaks = append(st.breaks, b)
+		st.walked[edge{"chain", "restarted"}]++
+		return nil
+	})
+}
+
+// former are the scripts of the chain up to the break, without that of first.
+func (st *memState) former(b ledger.Break, first ledger.Coin) (scripts [][]byte) {
+	for _, c := range st.coins {
+		if c.Kind == ledger.ChainCoin && c.State != ledger.CoinVoid && c.Height <= b.Height && !bytes.Equal(c.Script, first.Script) {
+			scripts = append(scripts, c.Script)
+		}
+	}
+	slices.SortFunc(scripts, bytes.Compare)
+	return slices.CompactFunc(scripts, bytes.Equal)
 }
 
 func (s *memStore) CreateAttempt(ctx context.Context, epoch uint64, a ledger.Attempt) error {
@@ -306,7 +359,13 @@ func (st *memState) spend(o calpe.Outpoint, state ledger.CoinState, by calpe.Blo
 
 func (st *memState) make(c ledger.Coin, height uint32) error {
 	if _, ok := st.coins[c.Outpoint]; ok {
-		return st.revive(c.Outpoint, height)
+		if err := st.revive(c.Outpoint, height); err != nil || c.Kind != ledger.ChainCoin {
+			return err
+		}
+		again := st.coins[c.Outpoint]
+		again.Kind, again.MadeBy = c.Kind, c.MadeBy
+		st.coins[c.Outpoint] = again
+		return nil
 	}
 	st.coins[c.Outpoint] = c
 	st.walked[edge{"coin ", string(c.State)}]++
@@ -371,20 +430,29 @@ func (s *memStore) Rewind(ctx context.Context, epoch uint64, tip, fork ledger.Bl
 		if n < 0 || tip == fork || st.journal[len(st.journal)-1] != tip {
 			return conflict("journal doesn't go from %d to %d", fork.Height, tip.Height)
 		}
-		st.journal = st.journal[:n+1]
-		for txid, blocks := range st.seen {
-			for hash, sight := range blocks {
-				if sight.Height > fork.Height && !sight.orphaned {
-					sight.orphaned = true
-					blocks[hash] = sight
-					if err := st.move(ledger.ByRewind, txid, ledger.Sent); err != nil {
-						return err
-					}
+		if slices.ContainsFunc(st.breaks, func(b ledger.Break) bool { return b.Height > fork.Height }) {
+			return conflict("a break is above %d", fork.Height)
+		}
+		return st.undo(n)
+	})
+}
+
+// undo takes the journal back to its block number n.
+func (st *memState) undo(n int) error {
+	height := st.journal[n].Height
+	st.journal = st.journal[:n+1]
+	for txid, blocks := range st.seen {
+		for hash, sight := range blocks {
+			if sight.Height > height && !sight.orphaned {
+				sight.orphaned = true
+				blocks[hash] = sight
+				if err := st.move(ledger.ByRewind, txid, ledger.Sent); err != nil {
+					return err
 				}
 			}
 		}
-		return st.rewindCoins(fork.Height)
-	})
+	}
+	return st.rewindCoins(height)
 }
 
 func (st *memState) rewindCoins(height uint32) error {
@@ -465,11 +533,12 @@ func (s *memStore) Snapshot(ctx context.Context) (ledger.Snapshot, error) {
 	if len(st.journal) == 0 {
 		return ledger.Snapshot{}, ctx.Err()
 	}
-	snap := ledger.Snapshot{Tip: st.journal[len(st.journal)-1]}
+	snap := ledger.Snapshot{Tip: st.journal[len(st.journal)-1], Breaks: slices.Clone(st.breaks)}
 	for _, c := range st.coins {
 		switch {
 		case c.State == ledger.CoinForeign:
-			if snap.Foreign == nil || c.Kind == ledger.ChainCoin {
+			settled := slices.ContainsFunc(st.breaks, func(b ledger.Break) bool { return b.Settles(c) })
+			if !settled && (snap.Foreign == nil || c.Kind == ledger.ChainCoin) {
 				snap.Foreign = &c
 			}
 		case c.State == ledger.CoinSpent:

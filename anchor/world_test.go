@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -19,11 +20,12 @@ import (
 	"github.com/calpe/calpe/merkle"
 )
 
-// firstStore is the store with the one write that isn't the engine's, and a look
+// firstStore is the store with the two writes that aren't the engine's, and a look
 // at all attempts.
 type firstStore interface {
 	anchor.Store
 	attemptLister
+	RestartChain(ctx context.Context, b ledger.Break, r calpe.ChainBreak) error
 	InsertFirstCoin(ctx context.Context, coin ledger.Coin, blocks []ledger.Block) error
 }
 
@@ -125,6 +127,7 @@ type world struct {
 	firstCoin calpe.Outpoint
 	funding   *wire.MsgTx // that makes it
 	backup    *memStore   // an older copy of the store
+	restarts  []restarted // what was published of restarts of the chain
 }
 
 const interval = time.Hour
@@ -301,7 +304,8 @@ func (w *world) check() {
 			in := value // what the transaction spends of ours
 			for o, v := range deposits {
 				if spendsCoin(tx, o) {
-					stolen = stolen || !ours
+					settled := slices.ContainsFunc(snap.Breaks, func(br ledger.Break) bool { return b.Height <= br.Tip })
+					stolen = stolen || !ours && !settled
 					in += v
 					delete(deposits, o)
 				}
@@ -310,6 +314,10 @@ func (w *world) check() {
 				for vout, out := range tx.TxOut {
 					if id != w.firstCoin.TxID && bytes.Equal(out.PkScript, w.signer.Script()) && out.Value >= w.caps.MinDeposit() {
 						deposits[calpe.Outpoint{TxID: id, Vout: uint32(vout)}] = out.Value
+					}
+					if (calpe.Outpoint{TxID: id, Vout: uint32(vout)}) == coin { // of a restart, mined after the break
+						value = out.Value
+						delete(deposits, coin)
 					}
 				}
 			}
@@ -320,6 +328,10 @@ func (w *world) check() {
 				size := w.checkAnchor(b, tx, id, in)
 				anchored = max(anchored, size)
 				coin, value = calpe.Outpoint{TxID: id, Vout: 1}, tx.TxOut[1].Value
+			case spendsCoin(tx, coin) && restart(snap, coin, id) != nil:
+				coin = restart(snap, coin, id).First
+				value = deposits[coin] // 0 if no block has made it yet
+				delete(deposits, coin)
 			case spendsCoin(tx, coin):
 				if snap.Foreign == nil || snap.Foreign.Outpoint != coin || snap.Foreign.SpentBy != id {
 					w.t.Fatalf("block %d holds a foreign spend of %v that isn't recorded", b.Height, coin)
@@ -331,6 +343,9 @@ func (w *world) check() {
 	live := calpe.Outpoint{}
 	if snap.Live != nil {
 		live = snap.Live.Outpoint
+	}
+	if value == 0 {
+		coin = calpe.Outpoint{}
 	}
 	if snap.Foreign == nil && live != coin {
 		w.t.Fatalf("live coin is %v, the blocks say %v", live, coin)
@@ -361,6 +376,71 @@ func (w *world) check() {
 			w.t.Fatalf("attempt %v is %s without a signature", a.TxID, a.State)
 		}
 	}
+}
+
+// restarted is what an operator's restart of the chain records.
+type restarted struct {
+	ledger.Break
+	calpe.ChainBreak
+}
+
+// findBreak is what an operator's command finds.
+func (w *world) findBreak() (anchor.Broken, error) {
+	return anchor.FindBreak(w.t.Context(), anchor.BreakConfig{Store: w.store, Node: w.node, Depth: 6, Script: w.signer.Script(), Least: 20_000})
+}
+
+// restartChain does what an operator does after a foreign spend: notarize the
+// statement, and record the break. What was published before is recorded again.
+func (w *world) restartChain() error {
+	w.t.Helper()
+	foreign := w.snapshot().Foreign
+	for _, r := range w.restarts {
+		if foreign != nil && r.Coin == foreign.Outpoint && r.SpentBy == foreign.SpentBy {
+			return w.store.RestartChain(w.t.Context(), r.Break, r.ChainBreak)
+		}
+	}
+	b, err := w.findBreak()
+	if err != nil {
+		return err
+	}
+	w.log.mu.Lock()
+	index := w.log.next
+	w.log.next++ // no checkpoint covers it yet
+	w.log.mu.Unlock()
+	r := restarted{b.Break(index), calpe.ChainBreak{Spend: b.Spend, Statement: calpe.Statement{Index: index, Body: []byte("{}")}}}
+	if err := w.store.RestartChain(w.t.Context(), r.Break, r.ChainBreak); err != nil {
+		return err
+	}
+	w.restarts = append(w.restarts, r)
+	return nil
+}
+
+// restarted is with which coin the chain goes on behind which.
+func (w *world) restarted() map[calpe.Outpoint]calpe.Outpoint {
+	all := map[calpe.Outpoint]calpe.Outpoint{}
+	for _, r := range w.restarts {
+		all[r.Coin] = r.First
+	}
+	return all
+}
+
+// settledHeight is that of the block with the last foreign spend behind which the
+// chain was restarted; 0 if there is none.
+func (w *world) settledHeight() int {
+	if len(w.restarts) == 0 {
+		return 0
+	}
+	return int(w.restarts[len(w.restarts)-1].Height)
+}
+
+// restart is the break that goes on from a coin that was spent by id.
+func restart(snap ledger.Snapshot, coin calpe.Outpoint, id calpe.BlockHash) *ledger.Break {
+	for _, b := range snap.Breaks {
+		if b.Coin == coin && b.SpentBy == id {
+			return &b
+		}
+	}
+	return nil
 }
 
 // checkAttempts: of one coin each attempt that was signed outbids those before,

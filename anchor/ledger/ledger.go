@@ -1,10 +1,12 @@
 package ledger
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/calpe/calpe"
@@ -178,10 +180,13 @@ type Snapshot struct {
 	// void ones are in no block after a reorganisation.
 	Deposits []Coin
 	// Foreign is a coin that somebody else has spent, one of the chain before
-	// deposits; nil if there is none.
+	// deposits; nil if there is none but what the breaks settle.
 	Foreign *Coin
-	// Void is the first coin when its block is gone; nil otherwise.
+	// Void is the first coin, or the one with which the chain was restarted last,
+	// when its block is gone; nil otherwise.
 	Void *Coin
+	// Breaks of the chain of coins, in its order.
+	Breaks []Break
 	// Mined are the attempts in a block that aren't final yet, by height.
 	Mined []Attempt
 	// Anchored is the largest size in any block of the best chain, 0 if none.
@@ -192,6 +197,46 @@ type Snapshot struct {
 	// LastRate is the fee rate of the live coin's newest attempt, or else of the
 	// one that made it. Zero if there is none, or if its fee isn't known.
 	LastRate FeeRate
+}
+
+// LeastSize is the size from which on an anchor may be made: it has to cover the
+// statements of all breaks.
+func (s Snapshot) LeastSize() uint64 {
+	var least uint64
+	for _, b := range s.Breaks {
+		least = max(least, b.Statement+1)
+	}
+	return least
+}
+
+// Break is a place at which somebody else spent the live coin, and the operator
+// restarted the chain with another one.
+type Break struct {
+	Coin      calpe.Outpoint  // foreign
+	SpentBy   calpe.BlockHash // the transaction that spends it
+	Height    uint32          // of the block that holds that
+	First     calpe.Outpoint  // a former deposit, a coin of the chain from then on
+	Statement uint64          // index of the break statement's entry
+	Tip       uint32          // height of the newest block that was followed then
+	// Former are the scripts that coins of the chain had up to the break, without
+	// that of First: whoever spent the coin may have their keys.
+	Former [][]byte
+}
+
+// GivenUp reports whether an output script is one that no money of ours should be
+// paid to any more.
+func (b Break) GivenUp(script []byte) bool {
+	return slices.ContainsFunc(b.Former, func(s []byte) bool { return bytes.Equal(s, script) })
+}
+
+// Settles reports whether the foreign spend of a coin calls for nothing more: it
+// is the break's own, or that of a deposit before it, or of a deposit to a key
+// that was given up with it.
+func (b Break) Settles(c Coin) bool {
+	if c.Kind == ChainCoin {
+		return c.Outpoint == b.Coin
+	}
+	return c.SpentHeight <= b.Tip || b.GivenUp(c.Script)
 }
 
 // Movement is one change of what the anchor key owns, as the blocks of the best

@@ -62,7 +62,7 @@ func (s *Anchors) InsertFirstCoin(ctx context.Context, coin ledger.Coin, blocks 
 		if _, err := tx.Exec(ctx, `LOCK TABLE coin IN EXCLUSIVE MODE`); err != nil {
 			return err
 		}
-		first, err := readCoin(tx.QueryRow(ctx, selectCoin+` WHERE kind = 'chain' AND made_by IS NULL`))
+		first, err := readCoin(tx.QueryRow(ctx, selectCoin+` WHERE kind = 'chain' AND made_by IS NULL AND NOT restarts`))
 		switch {
 		case err == nil && first.Outpoint == coin.Outpoint:
 			return nil
@@ -232,7 +232,9 @@ func applyMined(ctx context.Context, tx pgx.Tx, epoch uint64, b ledger.Block, m 
 	return makeCoin(ctx, tx, m.Next, b.Height)
 }
 
-// makeCoin inserts a coin that a block makes, or makes it live again.
+// makeCoin inserts a coin that a block makes, or makes it live again. What an older
+// copy of the database took for a deposit, because it didn't know of a restart,
+// becomes a coin of the chain.
 func makeCoin(ctx context.Context, tx pgx.Tx, c ledger.Coin, height uint32) error {
 	var exists bool
 	err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM coin WHERE txid = $1 AND vout = $2)`,
@@ -240,10 +242,14 @@ func makeCoin(ctx context.Context, tx pgx.Tx, c ledger.Coin, height uint32) erro
 	switch {
 	case err != nil:
 		return fmt.Errorf("look for coin: %w", err)
-	case exists:
-		return reviveCoin(ctx, tx, c.Outpoint, height)
+	case !exists:
+		return insertCoin(ctx, tx, c)
 	}
-	return insertCoin(ctx, tx, c)
+	if err := reviveCoin(ctx, tx, c.Outpoint, height); err != nil || c.Kind != ledger.ChainCoin {
+		return err
+	}
+	return execOne(ctx, tx, "take coin into the chain", `UPDATE coin SET kind = 'chain', made_by = $3 WHERE txid = $1 AND vout = $2`,
+		c.Outpoint.TxID[:], int64(c.Outpoint.Vout), orNil(c.MadeBy))
 }
 
 func markMined(ctx context.Context, tx pgx.Tx, epoch uint64, m ledger.MinedAttempt) error {
@@ -342,7 +348,8 @@ func flatten(branch []calpe.BlockHash) []byte {
 
 // Rewind undoes all that the blocks above fork did. Attempts that were in them
 // are sent again, coins that were made in them are void with what hangs on
-// them, and coins that were spent in them are live.
+// them, and coins that were spent in them are live. Blocks up to a break are
+// never taken back.
 func (s *Anchors) Rewind(ctx context.Context, epoch uint64, tip, fork ledger.Block) error {
 	return s.write(ctx, epoch, func(tx pgx.Tx) error {
 		if err := execOne(ctx, tx, "find tip and fork", `
@@ -351,25 +358,33 @@ func (s *Anchors) Rewind(ctx context.Context, epoch uint64, tip, fork ledger.Blo
 			int64(tip.Height), tip.Hash[:], int64(fork.Height), fork.Hash[:]); err != nil {
 			return err
 		}
-		changed, err := coinsAbove(ctx, tx, fork.Height)
-		if err != nil {
+		if err := checkSettled(ctx, tx, fork.Height); err != nil {
 			return err
 		}
-		for _, step := range [...]string{
-			`UPDATE attempt SET state = 'sent' WHERE state IN ('mined', 'final')
-			 AND txid IN (SELECT txid FROM sighting WHERE height > $1 AND orphaned_at IS NULL)`,
-			`UPDATE sighting SET orphaned_at = now() WHERE height > $1 AND orphaned_at IS NULL`,
-			// Void before live: at no moment may two coins of the chain be live.
-			`UPDATE coin SET state = 'void', height = NULL, spent_by = NULL, spent_height = NULL WHERE height > $1`,
-			`UPDATE coin SET state = 'live', spent_by = NULL, spent_height = NULL WHERE spent_height > $1`,
-			`DELETE FROM tip_journal WHERE height > $1`,
-		} {
-			if _, err := tx.Exec(ctx, step, int64(fork.Height)); err != nil {
-				return fmt.Errorf("undo blocks: %w", err)
-			}
-		}
-		return settleAttempts(ctx, tx, ledger.ByRewind, changed)
+		return undoBlocks(ctx, tx, fork.Height)
 	})
+}
+
+// undoBlocks takes the journal back to a height, with all that the blocks above did.
+func undoBlocks(ctx context.Context, tx pgx.Tx, height uint32) error {
+	changed, err := coinsAbove(ctx, tx, height)
+	if err != nil {
+		return err
+	}
+	for _, step := range [...]string{
+		`UPDATE attempt SET state = 'sent' WHERE state IN ('mined', 'final')
+		 AND txid IN (SELECT txid FROM sighting WHERE height > $1 AND orphaned_at IS NULL)`,
+		`UPDATE sighting SET orphaned_at = now() WHERE height > $1 AND orphaned_at IS NULL`,
+		// Void before live: at no moment may two coins of the chain be live.
+		`UPDATE coin SET state = 'void', height = NULL, spent_by = NULL, spent_height = NULL WHERE height > $1`,
+		`UPDATE coin SET state = 'live', spent_by = NULL, spent_height = NULL WHERE spent_height > $1`,
+		`DELETE FROM tip_journal WHERE height > $1`,
+	} {
+		if _, err := tx.Exec(ctx, step, int64(height)); err != nil {
+			return fmt.Errorf("undo blocks: %w", err)
+		}
+	}
+	return settleAttempts(ctx, tx, ledger.ByRewind, changed)
 }
 
 // coinsAbove lists the coins that blocks above a height make or spend.
@@ -417,6 +432,9 @@ func readSnapshot(ctx context.Context, tx pgx.Tx) (snap ledger.Snapshot, err err
 	if err != nil {
 		return ledger.Snapshot{}, err
 	}
+	if snap.Breaks, err = readBreaks(ctx, tx); err != nil {
+		return ledger.Snapshot{}, err
+	}
 	if err := readCoins(ctx, tx, &snap); err != nil {
 		return ledger.Snapshot{}, err
 	}
@@ -459,7 +477,8 @@ func readCoins(ctx context.Context, q querier, snap *ledger.Snapshot) error {
 	for _, c := range coins {
 		switch {
 		case c.State == ledger.CoinForeign:
-			if snap.Foreign == nil || c.Kind == ledger.ChainCoin {
+			settled := slices.ContainsFunc(snap.Breaks, func(b ledger.Break) bool { return b.Settles(c) })
+			if !settled && (snap.Foreign == nil || c.Kind == ledger.ChainCoin) {
 				snap.Foreign = &c
 			}
 		case c.Kind == ledger.DepositCoin:
