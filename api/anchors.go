@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"math"
@@ -107,22 +108,36 @@ func (s *Server) getAnchor(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// getAnchorPage serves a page of the chain of anchors, for those who audit it. It
-// is computed from the rows, and so is never older than they are.
+// getAnchorPage serves a page of the chain of anchors, or its breaks, for those who
+// audit it. It is computed from the rows, and so is never older than they are.
 func (s *Server) getAnchorPage(w http.ResponseWriter, r *http.Request) error {
-	page, err := receipt.ParseAnchorsPath(r.URL.Path[len("/log/"):])
+	data, err := s.anchorPage(r.Context(), r.URL.Path[len("/log/"):])
 	if err != nil {
-		return calpe.Errorf(calpe.CodeNotFound, "This is not the path of a page of anchors.")
-	}
-	data, err := batch.AnchorPage(r.Context(), s.cfg.Anchors, s.cfg.Identity, page)
-	if err != nil {
-		return unavailable("The anchors can't be read at the moment.", err)
-	}
-	if len(data) == 0 {
-		return calpe.Errorf(calpe.CodeNotFound, "There are no anchors with such numbers yet.")
+		return err
 	}
 	w.Header().Set("Content-Type", receipt.AnchorsMediaType)
 	w.Header().Set("Cache-Control", "public, max-age=5") // a reorganisation may change it
 	_, _ = w.Write(data)
 	return nil
+}
+
+func (s *Server) anchorPage(ctx context.Context, path string) (data []byte, err error) {
+	missing := "There are no anchors with such numbers yet."
+	if path == receipt.BreaksPath {
+		missing = "The chain of anchors has no break."
+		data, err = batch.BreaksFile(ctx, s.cfg.Anchors, s.cfg.Identity)
+	} else {
+		page, errPath := receipt.ParseAnchorsPath(path)
+		if errPath != nil {
+			return nil, calpe.Errorf(calpe.CodeNotFound, "This is not the path of a page of anchors.")
+		}
+		data, err = batch.AnchorPage(ctx, s.cfg.Anchors, s.cfg.Identity, page)
+	}
+	switch {
+	case err != nil:
+		return nil, unavailable("The anchors can't be read at the moment.", err)
+	case len(data) == 0:
+		return nil, calpe.Errorf(calpe.CodeNotFound, "%s", missing)
+	}
+	return data, nil
 }

@@ -39,6 +39,8 @@ type Anchors interface {
 	// Chain lists up to limit anchors in the order of the chain of coins, from the
 	// one with the number first on.
 	Chain(ctx context.Context, first uint64, limit int) ([]calpe.Anchor, error)
+	// Breaks lists the breaks of that chain, in its order.
+	Breaks(ctx context.Context) ([]calpe.ChainBreak, error)
 }
 
 // Timestamps reads what calendars have proved.

@@ -53,6 +53,7 @@ type world struct {
 	published  map[uint64]calpe.Checkpoint
 	anchor     *calpe.Anchor // the best one
 	anchors    []calpe.Anchor
+	breaks     []calpe.ChainBreak
 	down       error      // of every read, if set
 	spare      int        // reads that work before the first that is down
 	fault      sync.Mutex // guards down and spare where several read
@@ -474,6 +475,8 @@ func (w *world) Chain(_ context.Context, first uint64, limit int) ([]calpe.Ancho
 	rest := w.anchors[min(first, uint64(len(w.anchors))):]
 	return rest[:min(limit, len(rest))], w.failure()
 }
+
+func (w *world) Breaks(context.Context) ([]calpe.ChainBreak, error) { return w.breaks, w.failure() }
 
 func (w *world) ByTxID(_ context.Context, txid calpe.BlockHash) (calpe.Anchor, error) {
 	for _, a := range w.anchors {

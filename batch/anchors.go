@@ -18,6 +18,8 @@ type AnchorRows interface {
 	// Chain lists up to limit anchors in the order of the chain of coins, from the
 	// one with the number first on.
 	Chain(ctx context.Context, first uint64, limit int) ([]calpe.Anchor, error)
+	// Breaks lists the breaks of the chain of coins, in its order.
+	Breaks(ctx context.Context) ([]calpe.ChainBreak, error)
 }
 
 // AnchorPage is a page of the published chain of anchors as the rows have it:
@@ -64,6 +66,8 @@ type AnchorPublisher struct {
 	done uint64
 	// shown is the newest of each later page that is known to be shown, and since when.
 	shown map[uint64]shownPage
+	// breaks is the newest file of breaks that is known to be shown.
+	breaks shownPage
 }
 
 type shownPage struct {
@@ -83,7 +87,7 @@ func NewAnchorPublisher(cfg AnchorPublisherConfig) (*AnchorPublisher, error) {
 // Run publishes until ctx is done. What fails is logged and tried again.
 func (p *AnchorPublisher) Run(ctx context.Context) error {
 	// Another process may have led meanwhile.
-	p.done = 0
+	p.done, p.breaks = 0, shownPage{}
 	clear(p.shown)
 	ticker := time.NewTicker(p.cfg.Interval)
 	defer ticker.Stop()
@@ -106,8 +110,12 @@ func (p *AnchorPublisher) boundedStep(ctx context.Context) error {
 }
 
 // Step shows every page as the rows have it. The page behind the last is made
-// empty if it is there: a reorganisation took it away.
+// empty if it is there: a reorganisation took it away. Breaks are never taken back,
+// so that they are known although an older copy of the database was put back.
 func (p *AnchorPublisher) Step(ctx context.Context) error {
+	if err := p.showBreaks(ctx); err != nil {
+		return err
+	}
 	for page := p.done; ; page++ {
 		data, final, err := anchorPage(ctx, p.cfg.Rows, p.cfg.Identity, page)
 		if err != nil {

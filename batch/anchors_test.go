@@ -16,6 +16,7 @@ import (
 // anchorRows are the rows of an engine.
 type anchorRows struct {
 	anchors []calpe.Anchor
+	breaks  []calpe.ChainBreak
 	err     error
 	reads   int
 }
@@ -25,6 +26,8 @@ func (r *anchorRows) Chain(_ context.Context, first uint64, limit int) ([]calpe.
 	rest := r.anchors[min(first, uint64(len(r.anchors))):]
 	return rest[:min(limit, len(rest))], r.err
 }
+
+func (r *anchorRows) Breaks(context.Context) ([]calpe.ChainBreak, error) { return r.breaks, r.err }
 
 type publisherWorld struct {
 	*batch.AnchorPublisher

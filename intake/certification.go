@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/calpe/calpe"
@@ -76,6 +77,25 @@ func (r *Recorder) RegisterAgency(ctx context.Context, body statement.Agency) (R
 	}
 	submission := statementSubmission(signed)
 	submission.Agency = &calpe.Agency{ID: body.Agency, Name: body.Name, Key: body.Key, Added: body.Time}
+	return r.Record(ctx, submission)
+}
+
+// breakOwner owns the idempotency rows of break statements. No token can have that
+// owner's name: it has a slash.
+const breakOwner = "calpe/break"
+
+// DeclareBreak signs and records a break of the chain of anchors. The log and the
+// time are set here. For one foreign spend in one block there is one statement:
+// when there is one already, its index is the answer, whatever body says else.
+func (r *Recorder) DeclareBreak(ctx context.Context, body statement.Break) (Recorded, error) {
+	body.Log, body.Time = r.cfg.Log, r.cfg.Now().UTC().Truncate(time.Second)
+	signed, err := statement.Sign(r.cfg.Statements, body)
+	if err != nil {
+		return Recorded{}, &calpe.Error{Code: calpe.CodeInvalidRequest, Message: "the break can't be declared", Err: err}
+	}
+	tag := hashOf(fmt.Sprintf("%v %v %v", body.Coin, body.SpentBy, body.Block))
+	submission := statementSubmission(signed)
+	submission.Idempotency = &calpe.Idempotency{Owner: breakOwner, KeyHash: tag, RequestTag: tag[:]}
 	return r.Record(ctx, submission)
 }
 

@@ -28,6 +28,7 @@ func crashes() (all []crash) {
 		case commitpoint.AnchorRewound: // needs a reorganisation: TestKillWhileAnchoring
 		case commitpoint.ProofWanted, commitpoint.ProofSubmitted, commitpoint.ProofPromised, commitpoint.ProofAnswered,
 			commitpoint.ProofConfirmed, commitpoint.ProofFinal: // need calendars: TestAnchoredByCalendars
+		case commitpoint.BreakDeclared, commitpoint.BreakPublished, commitpoint.ChainRestarted: // of a command: TestChainIsRestarted
 		case commitpoint.ObjectStored, commitpoint.GroupInserted, commitpoint.GroupCommitted, commitpoint.GroupAnswered,
 			commitpoint.TileStored, commitpoint.CheckpointRow, commitpoint.AttemptSent:
 			all = append(all, crash{p, 1}, crash{p, 3})

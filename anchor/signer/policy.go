@@ -27,6 +27,9 @@ var (
 	// ErrHistory: the root was not proved to be of the same log as the largest one
 	// that was signed. Never signed, whatever the reason: it could be a second history.
 	ErrHistory = errors.New("the root is not proved consistent with what was signed before")
+	// ErrChain: the coin isn't of the chain of coins that was signed so far. Another
+	// chain would let two histories stand beside each other.
+	ErrChain = errors.New("the coin is not of the chain that was signed")
 	// ErrState: there is no state of the signer, or it is an older copy: the chain of
 	// coins holds a larger size than the state knows to be signed. An operator
 	// must say what was signed ("calped signer init").
@@ -171,6 +174,7 @@ func (p *Policy) Sign(ctx context.Context, r Request) ([]byte, error) {
 
 // asked is what a request asks for, as far as the policy has checked it.
 type asked struct {
+	txid    calpe.BlockHash
 	inputs  []ledger.Input
 	payload calpe.Payload
 	fee     int64
@@ -183,6 +187,7 @@ func (p *Policy) judge(r Request) (asked, error) {
 	if err != nil {
 		return a, err
 	}
+	a.txid = calpe.BlockHash(tx.TxHash())
 	if len(r.Previous) != len(tx.TxIn) {
 		return a, fmt.Errorf("%w: it has %d inputs, and comes with %d previous transactions", wallet.ErrPolicy, len(tx.TxIn), len(r.Previous))
 	}
@@ -198,6 +203,11 @@ func (p *Policy) judge(r Request) (asked, error) {
 	}
 	if err := p.checkAge(r.Previous); err != nil {
 		return a, err
+	}
+	if p.cfg.State != nil { // else others sign by turns, and have a part of the chain each
+		if err := p.state.checkChain(a.inputs[0].Outpoint); err != nil {
+			return a, err
+		}
 	}
 	return a, p.state.checkHistory(a.payload, r.Proof)
 }

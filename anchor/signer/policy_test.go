@@ -50,7 +50,7 @@ func TestSignsAnchors(t *testing.T) {
 func TestLowS(t *testing.T) {
 	w := newWorld(t)
 	for range 40 {
-		a := w.anchor(3, 300, w.pay(w.keys.Current().Script(), 100_000))
+		a := w.anchor(3, 300, w.trust(w.pay(w.keys.Current().Script(), 100_000)))
 		w.now = w.now.Add(2 * time.Hour)
 		raw, err := w.policy.Sign(t.Context(), w.request(a))
 		if err != nil {
@@ -234,7 +234,7 @@ func TestReplay(t *testing.T) {
 		t.Errorf("after replays the status is %+v", s)
 	}
 	// Once the log has gone on, the old request lacks the proof that it needs now.
-	w.sign(9, 500, w.pay(w.keys.Current().Script(), 50_000))
+	w.sign(9, 500, w.trust(w.pay(w.keys.Current().Script(), 50_000)))
 	if _, err := w.policy.Sign(t.Context(), r); !errors.Is(err, signer.ErrHistory) {
 		t.Errorf("replayed after a larger size: %v", err)
 	}
@@ -246,11 +246,11 @@ func TestBudget(t *testing.T) {
 	script := w.keys.Current().Script()
 	start := w.now
 	for i := range 3 { // 3 × 4000 of 12000, less rounding
-		w.sign(uint64(3+i), 4_000, w.pay(script, 100_000))
+		w.sign(uint64(3+i), 4_000, w.trust(w.pay(script, 100_000)))
 		w.now = w.now.Add(time.Hour)
 		w.restart()
 	}
-	refused := w.anchor(20, 1_000, w.pay(script, 100_000))
+	refused := w.anchor(20, 1_000, w.trust(w.pay(script, 100_000)))
 	tryIt := func(want error) {
 		t.Helper()
 		w.restart()
@@ -289,6 +289,7 @@ func TestBudgetIsExact(t *testing.T) {
 		}
 	}
 	first, second, third := w.pay(script, 100_000), w.pay(script, 100_000), w.pay(script, 100_000)
+	w.trust(first, second, third)
 	for _, step := range []struct {
 		coin  ledger.Input
 		fee   int64
@@ -310,9 +311,70 @@ func TestSmallerSize(t *testing.T) {
 	w := newWorld(t)
 	script := w.keys.Current().Script()
 	w.sign(9, 400, w.pay(script, 100_000))
-	w.sign(4, 400, w.pay(script, 100_000))
+	w.sign(4, 400, w.trust(w.pay(script, 100_000)))
 	if s, _ := w.policy.Status(t.Context()); s.Size != 9 || s.Root != rootOf(9) {
 		t.Errorf("the largest size is %d now", s.Size)
+	}
+}
+
+// One chain of coins is signed: a deposit begins no other, nor does a payment that
+// looks like an anchor, until an operator says so. Then the former one is given up.
+func TestOneChain(t *testing.T) {
+	w := newWorld(t)
+	script := w.keys.Current().Script()
+	first := w.pay(script, 100_000)
+	coin := w.sign(5, 400, first)
+	made := wire.NewMsgTx(2)
+	made.AddTxIn(&wire.TxIn{PreviousOutPoint: wire.OutPoint{Index: 99}})
+	made.AddTxOut(wire.NewTxOut(0, calpe.Payload{Size: 5, Root: rootOf(5)}.Script()))
+	made.AddTxOut(wire.NewTxOut(100_000, script))
+	other := w.pay(script, 100_000)
+	refused := func(coins ...ledger.Input) {
+		t.Helper()
+		for i, c := range coins {
+			if _, err := w.policy.Sign(t.Context(), w.request(w.anchor(9, 400, c))); !errors.Is(err, signer.ErrChain) || !strings.Contains(err.Error(), "signer restart-chain") {
+				t.Errorf("coin %d: %v", i, err)
+			}
+		}
+	}
+	for range 2 {
+		refused(other, w.learn(made))
+		w.restart()
+	}
+	next := w.sign(9, 400, coin, other) // as a deposit it joins
+	w.sign(9, 800, first)               // a reorganisation may bring the first coin back
+	w.sign(9, 800, coin)
+
+	if err := w.state.Save(w.state.State().Restarted(w.pay(script, 1).Outpoint)); err != nil {
+		t.Fatal(err)
+	}
+	w.restart()
+	refused(first, coin, next, other)
+	again := w.pay(script, 100_000)
+	if err := w.state.Save(w.state.State().Restarted(again.Outpoint)); err != nil {
+		t.Fatal(err)
+	}
+	w.restart()
+	coin = w.sign(9, 400, again)
+	w.restart()
+	coin = w.sign(13, 400, coin)
+	refused(next)
+	if s := w.state.State(); s.First != again.Outpoint || len(s.Signed) != 2 || s.Signed[1] != coin.Outpoint.TxID || s.Size != 13 {
+		t.Errorf("the state is %+v", s)
+	}
+	// The memory is bounded.
+	s := w.state.State()
+	for i := range 720 {
+		s.Signed = append([]calpe.BlockHash{{byte(i), byte(i >> 8), 1}}, s.Signed...)
+	}
+	s.Signed = s.Signed[2:]
+	if err := w.state.Save(s); err != nil {
+		t.Fatal(err)
+	}
+	w.restart()
+	w.sign(13, 400, coin)
+	if got := w.state.State().Signed; len(got) != 720 || got[719] == coin.Outpoint.TxID {
+		t.Errorf("%d signed transactions are remembered", len(got))
 	}
 }
 
@@ -347,12 +409,15 @@ func TestTwoAtOnce(t *testing.T) {
 	}
 
 	var requests []signer.Request
+	var coins []ledger.Input
 	for range 6 {
-		r := w.request(w.anchor(5, 4_000, w.pay(script, 100_000)))
+		coins = append(coins, w.pay(script, 100_000))
+		r := w.request(w.anchor(5, 4_000, coins[len(coins)-1]))
 		r.Proof = nil
 		requests = append(requests, r)
 	}
 	w = newWorldOf(t, w)
+	w.trust(coins...)
 	signed := make([]bool, len(requests))
 	for i, r := range requests {
 		wg.Go(func() { _, err := w.policy.Sign(t.Context(), r); signed[i] = err == nil })
@@ -517,14 +582,16 @@ func TestStateRefused(t *testing.T) {
 func TestStateNotWritten(t *testing.T) {
 	w := newWorld(t)
 	script := w.keys.Current().Script()
+	first, second := w.pay(script, 100_000), w.pay(script, 100_000)
+	w.trust(first, second)
 	if err := os.Mkdir(w.file()+".new", 0o700); err != nil {
 		t.Fatal(err)
 	}
-	r := w.request(w.anchor(5, 400, w.pay(script, 100_000)))
+	r := w.request(w.anchor(5, 400, first))
 	if raw, err := w.policy.Sign(t.Context(), r); err == nil || raw != nil {
 		t.Fatalf("signed without a durable state: %v", err)
 	}
-	forged := w.anchor(5, 400, w.pay(script, 100_000))
+	forged := w.anchor(5, 400, second)
 	other := signer.Request{Unsigned: forged.Unsigned, Previous: [][]byte{w.known[forged.Inputs[0].Outpoint.TxID]}}
 	onTx(payload(5, leavesRoot(5, 1)))(w, &other)
 	if _, err := w.policy.Sign(t.Context(), other); !errors.Is(err, signer.ErrHistory) {

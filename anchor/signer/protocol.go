@@ -87,7 +87,7 @@ func (r Request) validate() error {
 // kinds are the errors that keep their kind across the socket.
 func kinds() map[string]error {
 	return map[string]error{
-		"policy": wallet.ErrPolicy, "cap": wallet.ErrCap, "budget": ErrBudget, "history": ErrHistory, "state": ErrState,
+		"policy": wallet.ErrPolicy, "cap": wallet.ErrCap, "budget": ErrBudget, "history": ErrHistory, "chain": ErrChain, "state": ErrState,
 	}
 }
 

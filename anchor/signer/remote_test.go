@@ -98,14 +98,21 @@ func TestOverTheSocket(t *testing.T) {
 	}
 	w.now = w.now.Add(-time.Hour)
 	for range 3 {
-		deposit := w.pay(c.Script(), 50_000)
-		a := w.anchor(12, 4_000, deposit)
-		if _, err := c.Sign(t.Context(), a.Unsigned, a.Inputs); err != nil && !errors.Is(err, signer.ErrBudget) {
+		a := w.anchor(12, 4_000, coin)
+		raw, err := c.Sign(t.Context(), a.Unsigned, a.Inputs)
+		if err != nil && !errors.Is(err, signer.ErrBudget) {
 			t.Errorf("budget: %v", err)
 		}
+		if err == nil {
+			coin = w.learn(parse(t, raw))
+		}
 	}
-	deposit := w.pay(c.Script(), 50_000)
-	a = w.anchor(13, 4_000, deposit)
+	stranger := w.pay(c.Script(), 50_000)
+	a = w.anchor(13, 4_000, stranger)
+	if _, err := c.Sign(t.Context(), a.Unsigned, a.Inputs); !errors.Is(err, signer.ErrChain) {
+		t.Errorf("another chain: %v", err)
+	}
+	a = w.anchor(13, 4_000, coin)
 	if _, err := c.Sign(t.Context(), a.Unsigned, a.Inputs); !errors.Is(err, signer.ErrBudget) {
 		t.Errorf("above the budget: %v", err)
 	}

@@ -32,7 +32,17 @@ type State struct {
 	Size    uint64     `json:"size"` // largest size that was signed; 0: none
 	Root    calpe.Hash `json:"root"` // root of that size
 	Fees    []Fee      `json:"fees"` // of the last 24 hours
+	// First is the coin with which the chain began, or with which an operator said
+	// that it goes on. Until there is one, the first coin that is asked for is it.
+	First calpe.Outpoint `json:"first,omitzero"`
+	// Signed are the newest transactions that were signed, up to [maxSigned]: their
+	// change goes on with the chain.
+	Signed []calpe.BlockHash `json:"signed,omitempty"`
 }
+
+// maxSigned is far more than a reorganisation has ever taken back: a month of
+// hourly anchors.
+const maxSigned = 720
 
 // Fee is what an anchor of a coin may cost: of all transactions that were signed
 // with that coin as input 0 a block can hold one, and the dearest counts.
@@ -77,7 +87,31 @@ func (s State) with(a asked, now time.Time, budget int64) (State, error) {
 	if a.payload.Size > s.Size {
 		s.Size, s.Root = a.payload.Size, a.payload.Root
 	}
+	if s.First == (calpe.Outpoint{}) {
+		s.First = fee.Coin
+	}
+	if !slices.Contains(s.Signed, a.txid) {
+		s.Signed = append(slices.Clone(s.Signed), a.txid)
+		s.Signed = s.Signed[max(0, len(s.Signed)-maxSigned):]
+	}
 	return s, nil
+}
+
+// Restarted is the state after an operator has said that the chain goes on with
+// another coin: the former coins aren't signed for any more.
+func (s State) Restarted(first calpe.Outpoint) State {
+	s.First, s.Signed = first, nil
+	return s
+}
+
+// checkChain: the coin is of the one chain that was signed so far. Nothing that a
+// request brings can prove another one.
+func (s State) checkChain(coin calpe.Outpoint) error {
+	if s.First == (calpe.Outpoint{}) || coin == s.First || coin.Vout == 1 && slices.Contains(s.Signed, coin.TxID) {
+		return nil
+	}
+	return fmt.Errorf("%w: %v is neither %v nor the change of an anchor that was signed since; if the chain was restarted after a foreign spend, "+
+		"an operator must say so (\"calped signer restart-chain\")", ErrChain, coin, s.First)
 }
 
 // StateFile keeps a [State] in a file, which one process at a time may use.
@@ -174,6 +208,8 @@ func (s State) validate() error {
 		return fmt.Errorf("a size of %d", s.Size)
 	case (s.Size == 0) != (s.Root == calpe.Hash{}):
 		return errors.New("size and root go together")
+	case len(s.Signed) > maxSigned:
+		return fmt.Errorf("%d signed transactions, more than %d", len(s.Signed), maxSigned)
 	case slices.ContainsFunc(s.Fees, func(f Fee) bool { return f.Sat <= 0 }):
 		return errors.New("a fee that is not positive")
 	}

@@ -18,6 +18,8 @@ import (
 type logCommand struct {
 	Create logCreate `cmd:"" help:"Create the log: fix its identity for ever, and make that entry 0."`
 	Show   logShow   `cmd:"" help:"Print the log's identity, to be published and pinned by verifiers."`
+	// RestartChain is a command of its own for the same reason: what it says stays in the log.
+	RestartChain logRestartChain `cmd:"" help:"After somebody else has spent the live coin: declare the break in the log, and let the chain of anchors go on from a deposit."`
 	// RestoreFence is a command of its own, and no setting of serve: it is said once.
 	RestoreFence logRestoreFence `cmd:"" help:"Bring back the fence, if it was deleted in object storage."`
 	RaiseFence   logRaiseFence   `cmd:"" help:"After both database and object storage were restored from older states: say how far indices may have been acknowledged."`

@@ -23,6 +23,8 @@ type signerCommand struct {
 	Init   signerInit   `cmd:"" help:"Say what was signed so far: nothing, for a new log. The signer doesn't start without."`
 	Serve  signerServe  `cmd:"" help:"Serve the policy signer on its socket."`
 	Status signerStatus `cmd:"" help:"Ask the signer at the socket what it has signed and spent."`
+	// RestartChain is the signer's side of "log restart-chain".
+	RestartChain signerRestartChain `cmd:"" help:"Say with which coin the chain goes on, after somebody else has spent the one before. The signer must be stopped."`
 }
 
 // signerState is where a signer of its own keeps what it has signed.
@@ -63,6 +65,34 @@ func (c *signerInit) Run(_ context.Context, a *app) error {
 		return err
 	}
 	fmt.Fprintf(a.stdout, "state    %s\nsigned   %d entries\n", c.State, c.Size)
+	return nil
+}
+
+type signerRestartChain struct {
+	signerState `embed:""`
+	Coin        string `required:"" help:"The coin, txid:vout, as \"calped log restart-chain\" has printed it. Look at a node of yours whether it is unspent, and to which address." placeholder:"TXID:VOUT"`
+}
+
+// Run is the operator's word, as "signer init" is: the server's machine has no part in
+// it. Size, root and fees stay, so that the log goes on where it was.
+func (c *signerRestartChain) Run(_ context.Context, a *app) error {
+	first, err := calpe.ParseOutpoint(c.Coin)
+	if err != nil {
+		return fmt.Errorf("--coin: %w", err)
+	}
+	keys, err := a.loadWallet()
+	if err != nil {
+		return err
+	}
+	state, err := signer.OpenState(c.State, keys.Network(), keys.Keys()[0].Address())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = state.Close() }()
+	if err := state.Save(state.State().Restarted(first)); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.stdout, "state    %s\nsigned   %d entries\ngoes on  %v\n", c.State, state.State().Size, first)
 	return nil
 }
 

@@ -52,6 +52,11 @@ const (
 	ProofAnswered  Point = "stamp.answered"
 	ProofConfirmed Point = "stamp.confirmed-recorded"
 	ProofFinal     Point = "stamp.final-recorded"
+
+	// Restart: an operator's command, after somebody else has spent the coin.
+	BreakDeclared  Point = "restart.statement-recorded"
+	BreakPublished Point = "restart.break-published"
+	ChainRestarted Point = "restart.coin-recorded"
 )
 
 // All lists every point, for the test that crashes at each.
@@ -63,5 +68,6 @@ func All() []Point {
 		TileStored, TilesStored, CheckpointStored, CheckpointRow,
 		AttemptStored, AttemptSigned, AttemptSent, AnswerRecorded, AnchorMined, AnchorFinal, AnchorRewound,
 		ProofWanted, ProofSubmitted, ProofPromised, ProofAnswered, ProofConfirmed, ProofFinal,
+		BreakDeclared, BreakPublished, ChainRestarted,
 	}
 }
