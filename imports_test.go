@@ -43,7 +43,7 @@ var mayImport = map[string][]string{
 	"storage/s3":       {"", "internal/commitpoint"},
 
 	"intake": {"", "merkle", "receipt", "receipt/...", "internal/commitpoint", "storage/keyring"},
-	"audit":  {"", "merkle", "receipt", "receipt/headers"},
+	"audit":  {"", "merkle", "receipt", "receipt/headers", "receipt/statement"},
 	"batch":  {"", "merkle", "receipt", "receipt/...", "internal/commitpoint"},
 	"metrics": {
 		"", "intake", "anchor", "anchor/...", "api", "storage/postgres", "storage/s3",

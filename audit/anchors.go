@@ -32,7 +32,17 @@ type Scan struct {
 	// Foreign is the transaction that ends the chain: it spends the last coin and
 	// is no anchor. Nil if there is none.
 	Foreign *receipt.Anchor
-	Tip     uint32 // height of the last block that was looked into
+	// Breaks are the foreign spends behind which the chain goes on, because a
+	// published break names coin, transaction and the coin after it. What else the
+	// break says is not looked at.
+	Breaks []ScannedBreak
+	Tip    uint32 // height of the last block that was looked into
+}
+
+// ScannedBreak is a foreign spend in a block, behind that many anchors.
+type ScannedBreak struct {
+	After int
+	Spend receipt.Anchor
 }
 
 // maxPages is how many pages of anchors there may be.
@@ -109,15 +119,20 @@ func (r *run) keepPage(ctx context.Context, n uint64, p page) error {
 	if p.kept {
 		return nil
 	}
-	path := receipt.AnchorsPath(n)
-	data, err := r.mirror.Read(ctx, path, receipt.MaxAnchorsPage)
+	return r.keepObject(ctx, receipt.AnchorsPath(n), p.data, receipt.MaxAnchorsPage)
+}
+
+// keepObject makes an object of the mirror what was checked. Without bytes it is
+// taken away.
+func (r *run) keepObject(ctx context.Context, path string, checked []byte, limit int64) error {
+	data, err := r.mirror.Read(ctx, path, limit)
 	switch there := err == nil; {
-	case there && bytes.Equal(data, p.data), !there && len(p.anchors) == 0:
+	case there && bytes.Equal(data, checked), !there && len(checked) == 0:
 		return nil
-	case len(p.anchors) == 0:
+	case len(checked) == 0:
 		err = r.mirror.Remove(ctx, path)
 	default:
-		err = r.mirror.Write(ctx, path, p.data)
+		err = r.mirror.Write(ctx, path, checked)
 	}
 	// Crash here: some pages are newer than others; the next run reads again what
 	// doesn't hold together.
@@ -138,8 +153,10 @@ type chain struct {
 	height    uint32
 	position  uint32
 	spent     map[calpe.Outpoint]bool
-	unchecked int // anchors whose blocks the headers don't reach
-	shown     int // anchors that the log publishes
+	unchecked int              // anchors whose blocks the headers don't reach
+	shown     int              // anchors that the log publishes
+	breaks    []receipt.Break  // that the log publishes, and were not come to yet
+	open      []*receipt.Break // those behind which no anchor was come to yet
 	summary   Anchors
 }
 
@@ -148,6 +165,10 @@ type chain struct {
 func (r *run) followAnchors(ctx context.Context, now tree, fresh bool) (*chain, error) {
 	c := &chain{coin: *r.cfg.Identity.FirstOutpoint, spent: make(map[calpe.Outpoint]bool)}
 	c.summary.Unanchored = now.size
+	breaks, err := r.readBreaks(ctx, c, fresh)
+	if err != nil {
+		return nil, err
+	}
 	for n, more := uint64(0), true; more; n++ {
 		if n == maxPages {
 			return nil, fmt.Errorf("the log shows more than %d pages of anchors", maxPages)
@@ -172,9 +193,14 @@ func (r *run) followAnchors(ctx context.Context, now tree, fresh bool) (*chain, 
 	}
 	if s := r.cfg.Scan; s != nil {
 		c.value = s.FirstValue
-		return c, r.followRun(ctx, now, c, s.Anchors)
+		if err := r.followRun(ctx, now, c, s.Anchors); err != nil {
+			return nil, err
+		}
 	}
-	return c, nil
+	if err := r.lastBreaks(ctx, now, c); err != nil {
+		return nil, err
+	}
+	return c, r.keepObject(ctx, receipt.BreaksPath, breaks, receipt.MaxBreaksSize)
 }
 
 // followPage checks some published anchors: themselves, or, after a scan, that
@@ -190,6 +216,9 @@ func (r *run) followPage(ctx context.Context, now tree, c *chain, anchors []rece
 
 func (r *run) followRun(ctx context.Context, now tree, c *chain, anchors []receipt.Anchor) error {
 	for i := range anchors {
+		if err := r.followBreaks(ctx, now, c); err != nil {
+			return err
+		}
 		if err := r.followAnchor(ctx, now, c, anchors[i:]); err != nil {
 			return err
 		}
@@ -229,11 +258,14 @@ func (r *run) followAnchor(ctx context.Context, now tree, c *chain, anchors []re
 	if err := c.checkLink(link, anchors); err != nil {
 		return err
 	}
-	block, err := r.locate(c, a, link, i)
+	block, err := r.locate(c, a, fmt.Sprintf("anchor %d, %v", i, link.TxID))
 	if err != nil {
 		return err
 	}
 	if err := r.checkAnchoredRoot(ctx, now, *link.Payload, i); err != nil {
+		return err
+	}
+	if err := r.closeBreaks(ctx, now, c, *link.Payload); err != nil {
 		return err
 	}
 	c.add(a, link, block, now.size)
@@ -275,9 +307,9 @@ func (c *chain) brokenLink(link receipt.Link, anchors []receipt.Anchor) error {
 	return refuted(ReasonAnchorGap, "anchor %d, %v, spends %v, and the coin of the anchor before it is %v: at least one anchor is missing", i, link.TxID, link.Inputs[0], c.coin)
 }
 
-// locate finds the anchor's block in the headers. The block is nil if there are
+// locate finds the block of an anchor, or of a break, in the headers. The block is nil if there are
 // no headers, or they end before it.
-func (r *run) locate(c *chain, a *receipt.Anchor, link receipt.Link, i uint64) (*receipt.Block, error) {
+func (r *run) locate(c *chain, a *receipt.Anchor, what string) (*receipt.Block, error) {
 	if r.cfg.Headers == nil {
 		return nil, nil
 	}
@@ -291,9 +323,9 @@ func (r *run) locate(c *chain, a *receipt.Anchor, link receipt.Link, i uint64) (
 	}
 	tip, _ := r.cfg.Headers.Tip()
 	if deep := tip - int(a.Height) + 1; deep < r.cfg.Depth {
-		return nil, notYet(ReasonAnchorReorg, "the headers have another block at the height %d of anchor %d, %v, only %d deep: one of the two was reorganised away; fetch newer headers", a.Height, i, link.TxID, deep)
+		return nil, notYet(ReasonAnchorReorg, "the headers have another block at the height %d of %s, only %d deep: one of the two was reorganised away; fetch newer headers", a.Height, what, deep)
 	}
-	return nil, refuted(ReasonAnchorBlock, "anchor %d, %v: %s", i, link.TxID, v.Text)
+	return nil, refuted(ReasonAnchorBlock, "%s: %s", what, v.Text)
 }
 
 // checkAnchoredRoot: what Bitcoin holds is the root of the log at that size.

@@ -20,6 +20,9 @@ type Anchors struct {
 	Fresh   bool           `json:"fresh"`             // a node says that Coin is unspent: no anchor is withheld
 	Scanned uint32         `json:"scanned,omitempty"` // height up to which blocks were searched for spends
 	Cost    Cost           `json:"cost"`
+	// Breaks are the places at which the chain was spent by others, and goes on
+	// with a coin that an entry of the log names.
+	Breaks []Broken `json:"breaks,omitempty"`
 }
 
 // Anchored is an anchor in a block.
@@ -76,6 +79,20 @@ func (a *Anchors) holds() string {
 	return fmt.Sprintf(". Anchors hold the root of its first %d entries, if their blocks are in the chain", a.Newest.Size)
 }
 
+// broken ends the sentence for a log that passes, and whose chain was broken.
+func (a *Anchors) broken() string {
+	if a == nil || len(a.Breaks) == 0 {
+		return ""
+	}
+	first, last := a.Breaks[0], a.Breaks[len(a.Breaks)-1]
+	text := fmt.Sprintf(". The chain of anchors was BROKEN: %v", last)
+	if n := len(a.Breaks); n > 1 {
+		text += fmt.Sprintf(" (and %d times before)", n-1)
+	}
+	return text + fmt.Sprintf(". That there is one history follows from Bitcoin alone only for the first %d entries; "+
+		"for later ones it takes the word of whoever signs the log's statements, and whoever spent the coin could have anchored another history with it", first.Size)
+}
+
 // write adds the lines of a report on anchors, if there is one.
 func (a *Anchors) write(b *strings.Builder) {
 	if a == nil {
@@ -105,6 +122,9 @@ func (a *Anchors) write(b *strings.Builder) {
 			fmt.Fprintf(b, ", %d deep, of %s", line.at.Depth, line.at.Time.UTC().Format(time.DateTime+" MST"))
 		}
 		b.WriteByte('\n')
+	}
+	for _, broken := range a.Breaks {
+		fmt.Fprintf(b, "BREAK       %v\n", broken)
 	}
 	fmt.Fprintf(b, "unanchored  %d entries\ncost        %v\n", a.Unanchored, a.Cost)
 }

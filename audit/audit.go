@@ -111,6 +111,9 @@ func (a *Auditor) Run(ctx context.Context) (Report, error) {
 		r.report.Status, r.report.Reason, r.report.Text, err = f.status, f.reason, f.text, nil
 	} else if err == nil {
 		r.report.Text = r.holds()
+		if a := r.report.Anchors; a != nil && len(a.Breaks) > 0 {
+			r.report.Reason = ReasonChainBroken
+		}
 	}
 	if err != nil {
 		return Report{}, err

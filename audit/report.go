@@ -34,6 +34,11 @@ const (
 	ReasonAnchorBlock     Reason = "anchor-block"     // another block stands at its height, and is deep
 	ReasonForeignSpend    Reason = "foreign-spend"    // the coin was spent by a transaction that is no anchor
 
+	ReasonBreakStatement Reason = "break-statement" // the chain goes on behind a break without a statement that says so, and was an entry before
+
+	// Holds all the same.
+	ReasonChainBroken Reason = "chain-broken" // somebody else has spent a coin, and the log says with which it goes on
+
 	// Not yet.
 	ReasonAnchorAhead    Reason = "anchor-ahead"    // Bitcoin holds a root of more entries than the log shows
 	ReasonAnchorReorg    Reason = "anchor-reorg"    // another block stands at its height, near the tip
@@ -62,8 +67,9 @@ type Checked struct {
 // Report is what a run found.
 type Report struct {
 	Status receipt.Status `json:"status"` // holds, refuted or not-yet
-	Reason Reason         `json:"reason,omitempty"`
-	Text   string         `json:"text"` // a sentence for people
+	// Reason is empty if all holds, except for [ReasonChainBroken].
+	Reason Reason `json:"reason,omitempty"`
+	Text   string `json:"text"` // a sentence for people
 
 	Log        calpe.Hash `json:"log"` // hash of the pinned identity
 	Origin     string     `json:"origin"`
@@ -91,7 +97,11 @@ func (r Report) WriteText(w io.Writer) error {
 		r.Checked.Entries, r.Checked.Void, r.Checked.Bundles, r.Checked.Tiles)
 	r.Anchors.write(&b)
 	words := map[receipt.Status]string{receipt.Holds: "HOLDS", receipt.NotYet: "NOT YET", receipt.Refuted: "REFUTED"}
-	fmt.Fprintf(&b, "Answer: %s: %s\n", words[r.Status], r.Text)
+	word := words[r.Status]
+	if r.Status == receipt.Holds && r.Reason == ReasonChainBroken {
+		word += ", WITH A BREAK"
+	}
+	fmt.Fprintf(&b, "Answer: %s: %s\n", word, r.Text)
 	for _, note := range r.Evidence {
 		fmt.Fprintf(&b, "\nEvidence, signed by the log:\n%s", note)
 	}
@@ -110,7 +120,7 @@ func (r *run) holds() string {
 	default:
 		text = fmt.Sprintf("all %d entries are in the log that the checkpoint signs; nothing was kept from before to compare it with", r.report.Checkpoint.Size)
 	}
-	return text + r.report.Anchors.holds()
+	return text + r.report.Anchors.holds() + r.report.Anchors.broken()
 }
 
 // finding is a verdict on its way up.

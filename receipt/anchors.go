@@ -122,6 +122,9 @@ func (a *Anchor) Link() (Link, error) {
 	return l, nil
 }
 
+// Block is the hash of the block that the header is of.
+func (a *Anchor) Block() calpe.BlockHash { return doubleHash(a.Header) }
+
 // InChain answers whether the anchor's block stands in the chain, depth blocks
 // deep. The block is nil unless it stands there at all. [Anchor.Link] must have
 // accepted the anchor.

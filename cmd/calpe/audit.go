@@ -121,12 +121,17 @@ func (c *auditCommand) bitcoin(ctx context.Context, a *app, cfg *audit.Config) (
 }
 
 // scan derives the chain of anchors from blocks. What the log publishes only
-// says where to begin.
+// says where to begin, and with which coin to go on behind a break.
 func (c *auditCommand) scan(ctx context.Context, a *app, node blocks, cfg *audit.Config) (*audit.Scan, error) {
 	s := scanner{node: node, identity: cfg.Identity, from: c.FromHeight, below: math.MaxUint32, headers: cfg.Headers}
 	if data, err := cfg.Log.Read(ctx, receipt.AnchorsPath(0), receipt.MaxAnchorsPage, false); err == nil {
 		if page, err := receipt.DecodeAnchors(data); err == nil && len(page) > 0 {
 			s.below = page[0].Height
+		}
+	}
+	if data, err := cfg.Log.Read(ctx, receipt.BreaksPath, receipt.MaxBreaksSize, false); err == nil {
+		if breaks, err := receipt.DecodeBreaks(data); err == nil { // else the audit says what is wrong with them
+			s.breaks = breaks
 		}
 	}
 	progress, done := a.scanProgress()

@@ -37,6 +37,9 @@ type scanner struct {
 	below uint32 // height of the first anchor that is known; the tip if there is none
 	// headers, if there are any, are the chain that the blocks must be of.
 	headers *headers.Chain
+	// breaks are what the log publishes of breaks of the chain: where it may go on
+	// behind a transaction that is no anchor. Nothing else of them is believed.
+	breaks []receipt.Break
 	// progress is told which height was looked into, and where the scan ends.
 	progress func(height, tip int)
 }
@@ -137,6 +140,11 @@ func (s scanner) follow(scan *audit.Scan, msg *wire.MsgBlock, height uint32, coi
 		if err != nil {
 			return coin, fmt.Errorf("the spender of %v in block %d: %w", coin, height, err)
 		}
+		if first, ok := s.goesOn(coin, link.TxID); ok {
+			scan.Breaks = append(scan.Breaks, audit.ScannedBreak{After: len(scan.Anchors), Spend: a})
+			coin = first
+			continue
+		}
 		if link.Inputs[0] != coin || link.Payload == nil || len(link.Outputs) != 2 {
 			scan.Foreign = &a
 			return coin, nil
@@ -145,6 +153,17 @@ func (s scanner) follow(scan *audit.Scan, msg *wire.MsgBlock, height uint32, coi
 		coin = link.Next()
 	}
 	return coin, nil
+}
+
+// goesOn is the coin with which the chain goes on, as a published break says, when
+// that transaction has spent the coin.
+func (s scanner) goesOn(coin calpe.Outpoint, spentBy calpe.BlockHash) (calpe.Outpoint, bool) {
+	for _, b := range s.breaks {
+		if body := b.Body(); body.Coin == coin && body.SpentBy == spentBy {
+			return body.First, true
+		}
+	}
+	return calpe.Outpoint{}, false
 }
 
 func spends(tx *wire.MsgTx, o calpe.Outpoint) bool {

@@ -6,6 +6,7 @@ import (
 	"math"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/btcsuite/btcd/wire/v2"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/calpe/calpe/batch/batchtest"
 	"github.com/calpe/calpe/receipt"
 	"github.com/calpe/calpe/receipt/headers"
+	"github.com/calpe/calpe/receipt/statement"
 )
 
 // blockNode is an archival node in memory.
@@ -168,6 +170,47 @@ func TestScanForeignSpend(t *testing.T) {
 			}
 			if link, err := got.Foreign.Link(); err != nil || link.TxID != calpe.BlockHash(tx.TxHash()) || got.Foreign.Height != 11 {
 				t.Errorf("%+v, %v", link, err)
+			}
+		})
+	}
+}
+
+// A published break says where the chain goes on: the spend of the coin that it names
+// must be the one that it names.
+func TestScanGoesOnBehindBreak(t *testing.T) {
+	for name, tc := range map[string]struct {
+		edit    func(b *statement.Break)
+		anchors int
+		breaks  int
+	}{
+		"as declared": {func(*statement.Break) {}, 4, 1},
+		// To the scan that transaction is an anchor of some history then.
+		"another coin":               {func(b *statement.Break) { b.Coin.Vout = 9 }, 4, 0},
+		"another spend":              {func(b *statement.Break) { b.SpentBy[1] ^= 1 }, 4, 0},
+		"another coin to go on with": {func(b *statement.Break) { b.First.Vout = 9 }, 3, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newScanWorld(t)
+			broken := w.coin
+			theft := w.anchor(9, 1000) // with the form of an anchor
+			deposit := batchtest.Coin(7000)
+			w.chain.Mine(theft)
+			w.chain.Mine(deposit)
+			w.coin = calpe.Outpoint{TxID: calpe.BlockHash(deposit.TxHash())}
+			body := statement.Break{Coin: broken, SpentBy: calpe.BlockHash(theft.TxHash()), First: w.coin, Reason: "r", Time: time.Unix(1e9, 0)}
+			tc.edit(&body)
+			signed, err := statement.Sign(batchtest.Key(t, "anybody"), body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.s.breaks = []receipt.Break{{Statement: signed}}
+			w.chain.Mine(w.anchor(10, 6000))
+			got, err := w.s.run(t.Context())
+			if err != nil || len(got.Anchors) != tc.anchors || len(got.Breaks) != tc.breaks || got.Foreign != nil || got.Tip != 13 {
+				t.Fatalf("%d anchors, %+v, %v", len(got.Anchors), got.Foreign, err)
+			}
+			if tc.breaks > 0 && (got.Breaks[0].After != 3 || got.Breaks[0].Spend.Height != 11) {
+				t.Errorf("%+v", got.Breaks)
 			}
 		})
 	}
