@@ -19,6 +19,7 @@ type Cause string
 // others heal by themselves, or with the server that is down.
 const (
 	CauseForeignSpend  Cause = "foreign-spend"
+	CauseBreakUndone   Cause = "break-undone" // the chain was restarted behind a foreign spend that a reorganisation took back
 	CauseAheadOfLog    Cause = "ahead-of-log"
 	CauseRefused       Cause = "refused" // by the node, for a reason that waiting doesn't cure
 	CauseUnknownChain  Cause = "unknown-chain"
@@ -48,6 +49,7 @@ func causes() []struct {
 		grave bool
 	}{
 		{CauseForeignSpend, ErrForeignSpend, true},
+		{CauseBreakUndone, ErrBreakUndone, true},
 		{CauseAheadOfLog, ErrAheadOfLog, true},
 		{CauseRefused, ErrRefused, true},
 		{CauseUnknownChain, ErrUnknownChain, true},

@@ -25,6 +25,7 @@ import (
 	"github.com/calpe/calpe/batch/batchtest"
 	"github.com/calpe/calpe/merkle"
 	"github.com/calpe/calpe/receipt"
+	"github.com/calpe/calpe/receipt/statement"
 )
 
 func TestUploadRaw(t *testing.T) {
@@ -442,6 +443,27 @@ func TestAnchorPages(t *testing.T) {
 	}
 	if got := w.do("GET", "/log/anchors/x000/002", nil).code(t); got != string(calpe.CodeNotFound) {
 		t.Errorf("behind the last page: %s", got)
+	}
+}
+
+// The breaks of the chain are published beside the pages.
+func TestBreaks(t *testing.T) {
+	w := newWorld(t)
+	if got := w.do("GET", "/log/anchors/breaks", nil).code(t); got != string(calpe.CodeNotFound) {
+		t.Errorf("without a break: %s", got)
+	}
+	chain := batchtest.NewChain(t, 1)
+	chain.Mine(batchtest.AnchorTx(calpe.Payload{Size: 1}, 1000, calpe.Outpoint{}))
+	signed, err := statement.Sign(batchtest.Key(t, "anybody"), statement.Break{Coin: calpe.Outpoint{Vout: 1}, Reason: "r", Time: time.Unix(1e9, 0)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.breaks = []calpe.ChainBreak{{After: 3, Spend: chain.Anchor(1, 1, calpe.Payload{}), Statement: calpe.Statement{Index: 9, Body: signed.Bytes()}}}
+	a := w.do("GET", "/log/anchors/breaks", nil)
+	list, err := receipt.DecodeBreaks(a.body)
+	if a.status != 200 || err != nil || len(list) != 1 || list[0].After != 3 || list[0].Index != 9 || list[0].Statement.Digest() != signed.Digest() ||
+		a.header.Get("Content-Type") != receipt.AnchorsMediaType || strings.Contains(a.header.Get("Cache-Control"), "immutable") {
+		t.Errorf("%d %s, %v, %v", a.status, a.body, err, a.header)
 	}
 }
 

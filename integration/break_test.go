@@ -26,6 +26,7 @@ import (
 	"github.com/calpe/calpe/anchor/signer"
 	"github.com/calpe/calpe/audit"
 	"github.com/calpe/calpe/internal/commitpoint"
+	"github.com/calpe/calpe/internal/porttest"
 	"github.com/calpe/calpe/receipt"
 	"github.com/calpe/calpe/receipt/statement"
 )
@@ -39,7 +40,7 @@ func TestChainIsRestarted(t *testing.T) {
 	d := prepare(t)
 	sg := d.signer()
 	d.create()
-	address := freeAddress(t)
+	address := porttest.Address(t)
 	s := d.serve(address, nil)
 	s.awaitReady()
 	mining := d.node.keepMining(400 * time.Millisecond)
@@ -75,7 +76,7 @@ func TestChainIsRestarted(t *testing.T) {
 	s = d.serve(address, nil)
 	s.awaitReady()
 	deposits := strings.TrimSpace(d.must("wallet", "address"))
-	eventually(t, time.Minute, "the operator is told to pay", func(context.Context) error {
+	eventually(t, "the operator is told to pay", func(context.Context) error {
 		_, errs, code := d.calped(nil, restart...)
 		if code == 0 || !strings.Contains(errs, "pay at least 50000 sat to "+deposits) {
 			return fmt.Errorf("exit code %d: %s", code, errs)
@@ -115,7 +116,7 @@ func TestChainIsRestarted(t *testing.T) {
 func (d *deployment) restarts(command []string) calpe.Outpoint {
 	t := d.t
 	t.Helper()
-	eventually(t, time.Minute, "the deposit is deep", func(context.Context) error {
+	eventually(t, "the deposit is deep", func(context.Context) error {
 		_, errs, code := d.calped(map[string]string{"CALPE_CRASH_AT": string(commitpoint.BreakDeclared)}, command...)
 		if code != -1 {
 			return fmt.Errorf("exit code %d: %s", code, errs)
@@ -144,7 +145,7 @@ func (d *deployment) restarts(command []string) calpe.Outpoint {
 // logs waits until the server has logged a text.
 func (s *server) logs(text string) {
 	s.d.t.Helper()
-	eventually(s.d.t, time.Minute, "the server logs "+text, func(context.Context) error {
+	eventually(s.d.t, "the server logs "+text, func(context.Context) error {
 		content, err := os.ReadFile(s.log)
 		if err == nil && !bytes.Contains(content, []byte(text)) {
 			err = errors.New(tail(s.log, 5))
@@ -194,7 +195,7 @@ func (c *citizen) auditsBreak(s *server, before []spend, coin, first calpe.Outpo
 	offline := []string{"--headers", "headers.bin"}
 	with := func(args ...string) []string { return slices.Concat([]string{"--depth", "3"}, args) }
 	bucket := c.d.publish()
-	eventually(t, time.Minute, "the bucket has what the service has", func(ctx context.Context) error {
+	eventually(t, "the bucket has what the service has", func(ctx context.Context) error {
 		for _, path := range []string{receipt.AnchorsPath(0), receipt.BreaksPath} {
 			there, err := c.d.store().ReadLogObject(ctx, path, receipt.MaxAnchorsPage)
 			if err != nil {
@@ -323,7 +324,7 @@ func (sg *policySigner) start() {
 	}
 	t.Cleanup(p.kill)
 	sg.running = p
-	eventually(t, time.Minute, "signer answers", func(ctx context.Context) error {
+	eventually(t, "signer answers", func(ctx context.Context) error {
 		_, err := signer.NewRemote(sg.env["CALPE_SIGNER_SOCKET"]).Status(ctx)
 		return err
 	})
