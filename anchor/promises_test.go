@@ -133,5 +133,5 @@ func (w *world) keepsPromises() {
 // keepsPromises is the end of a scenario with a real one.
 func (w *realWorld) keepsPromises() {
 	w.t.Helper()
-	promises{chain: w.node, rows: w.store, owns: w.signer.Owns, first: w.firstCoin, size: w.log.size, depth: 6, restarts: w.restarted()}.check(w.t)
+	promises{chain: w.node, rows: w.store, owns: w.signer.Owns, first: w.firstCoin, size: w.log.size, depth: 6}.check(w.t)
 }
