@@ -3,6 +3,7 @@ package fsck
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/anchor/ledger"
@@ -14,6 +15,10 @@ const coinPage = 100
 // by coin: what is said of one is read at one point in time.
 func (r *run) checkCoins(ctx context.Context) error {
 	first := 0
+	var err error
+	if r.restarts, err = r.Anchors.Restarts(ctx); err != nil {
+		return err
+	}
 	for {
 		after := r.state.After.Coin
 		page, err := r.Anchors.CoinsAfter(ctx, after, coinPage)
@@ -22,6 +27,9 @@ func (r *run) checkCoins(ctx context.Context) error {
 		}
 		read := func(ctx context.Context) ([]Finding, error) {
 			coins, err := r.Anchors.CoinsAfter(ctx, after, coinPage)
+			if err == nil {
+				r.restarts, err = r.Anchors.Restarts(ctx)
+			}
 			return r.judgeCoins(coins), err
 		}
 		if found := r.judgeCoins(page); len(found) > 0 {
@@ -48,6 +56,12 @@ func (r *run) checkCoins(ctx context.Context) error {
 	return nil
 }
 
+// begins: the chain of coins began with it, or goes on with it behind a break.
+func (r *run) begins(o calpe.Outpoint) bool {
+	first := r.Identity.FirstOutpoint
+	return first != nil && *first == o || slices.ContainsFunc(r.restarts, func(b ledger.Break) bool { return b.First == o })
+}
+
 func (r *run) judgeCoins(page []ledger.CoinRecord) (found []Finding) {
 	for i := range page {
 		found = append(found, r.judgeCoin(&page[i])...)
@@ -61,8 +75,8 @@ func (r *run) judgeCoin(c *ledger.CoinRecord) (found []Finding) {
 	want := expectedCoin(c)
 	f := Finding{Invariant: "I6", Thing: "coin " + c.Outpoint.String(), Do: doAnchor}
 	switch {
-	case c.Kind == ledger.ChainCoin && c.MadeBy == (calpe.BlockHash{}) && (r.Identity.FirstOutpoint == nil || *r.Identity.FirstOutpoint != c.Outpoint):
-		f.Problem = "is made by no attempt, and isn't the first one of the log's identity"
+	case c.Kind == ledger.ChainCoin && c.MadeBy == (calpe.BlockHash{}) && !r.begins(c.Outpoint):
+		f.Problem = "is made by no attempt, and isn't the first one of the log's identity, or of a restart"
 	case c.Maker != nil && c.Value != c.Maker.Change:
 		f.Problem = fmt.Sprintf("has %d sat, and the attempt that makes it says %d", c.Value, c.Maker.Change)
 	case c.State == ledger.CoinSpent && c.Spender == nil:

@@ -58,6 +58,7 @@ type Anchors interface {
 	CoinsAfter(ctx context.Context, after calpe.Outpoint, limit int) ([]ledger.CoinRecord, error)
 	AttemptsOfSize(ctx context.Context, size uint64, txid calpe.BlockHash, limit int) ([]ledger.Attempt, error)
 	LiveCoin(ctx context.Context) (ledger.Coin, error)
+	Restarts(ctx context.Context) ([]ledger.Break, error)
 	Deposits(ctx context.Context) ([]ledger.Coin, error)
 }
 
@@ -140,10 +141,11 @@ type Config struct {
 // run is one check.
 type run struct {
 	Config
-	log   *batch.Log
-	limit *limiter
-	state *state
-	saved time.Time
+	restarts []ledger.Break // of the chain of coins
+	log      *batch.Log
+	limit    *limiter
+	state    *state
+	saved    time.Time
 
 	next   uint64           // entries in the database when the run began
 	head   calpe.Checkpoint // newest row then; the empty log if there is none
