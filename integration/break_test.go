@@ -110,7 +110,6 @@ func TestChainIsRestarted(t *testing.T) {
 	}
 	c.auditsBreak(s, links, coin, first)
 	s.exitsCleanly()
-	d.must("fsck")
 }
 
 // restarts runs the command, dying at each commit point, and gives the new coin.
