@@ -88,7 +88,7 @@ func (r *run) checkLogBucket(ctx context.Context) error {
 
 func (r *run) checkLogObject(ctx context.Context, path string) error {
 	r.state.count("log objects", 1)
-	if path == batch.HeadPath {
+	if path == batch.HeadPath || path == receipt.BreaksPath {
 		return nil
 	}
 	if _, err := batch.ParseCheckpointPath(path); err == nil {

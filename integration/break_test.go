@@ -110,6 +110,9 @@ func TestChainIsRestarted(t *testing.T) {
 	}
 	c.auditsBreak(s, links, coin, first)
 	s.exitsCleanly()
+	if out, errs, code := d.calped(nil, "fsck"); code != 0 {
+		t.Errorf("fsck: exit code %d\n%s%s", code, out, errs)
+	}
 }
 
 // restarts runs the command, dying at each commit point, and gives the new coin.
