@@ -92,13 +92,20 @@ func TestAnchoredByCalendars(t *testing.T) {
 
 	c := &citizen{d: e, dir: t.TempDir(), env: map[string]string{"CALPE_SERVER": "http://" + address, "CALPE_TOKEN": e.token}}
 	c.fetchHeaders()
-	s := e.serve(address, map[string]string{"CALPE_STAMP_HEADERS": c.path("headers.bin")})
-	s.awaitReady()
+	s, own := e.serveCalendar(map[string]string{"CALPE_STAMP_HEADERS": c.path("headers.bin")})
+	c.env["CALPE_SERVER"] = s.url
 	c.write("identity.json", []byte(c.exits(0, "identity")))
 	c.env["CALPE_IDENTITY"] = "identity.json"
 	c.write("deed.txt", []byte("anchored by calendars\n"))
 	c.exits(0, "upload", "deed.txt")
+	c.write("note.txt", []byte("stamped with a calendar behind a calendar\n"))
+	c.exits(0, "ots", "stamp", "--calendar", own, "note.txt")
 	s.becomesFinal(c)
+	c.exits(0, "ots", "upgrade", "--calendar", own, "--headers", "headers.bin", "note.txt.ots")
+	c.exits(0, "audit", "--identity", "identity.json", "--dir", "mirror")
+	if out, errs, code := e.calped(nil, "fsck"); code != 0 {
+		t.Errorf("fsck: exit code %d\n%s%s", code, out, errs)
+	}
 	c.exits(0, "receipt", "--wait", "final", "--timeout", patience.String(), "deed.txt.receipt.json")
 	c.exits(0, "ots", "export", "-o", "deed.txt.ots", "deed.txt.receipt.json")
 	if string(c.otsOf("deed.txt")) != string(c.read("deed.txt.ots")) {
@@ -107,11 +114,42 @@ func TestAnchoredByCalendars(t *testing.T) {
 	s.holdReceipts(acks)
 	s.exitsCleanly()
 	upstream.exitsCleanly()
+	d.byBoth()
 	c.exits(1, "verify", "--depth", "3", "--headers", "headers.bin", "identity.json", "deed.txt.receipt.json")
 	c.reports(0, [3]receipt.Status{holds, holds, notAsked}, receipt.ReasonNoCertification, "deed.txt", "deed.txt.receipt.json")
-	if status, block := c.otsReport("deed.txt", 0); status != holds || block == "" {
-		t.Errorf("the .ots file: %s, %q", status, block)
+	for _, name := range []string{"deed.txt", "note.txt"} {
+		if status, block := c.otsReport(name, 0); status != holds || block == "" {
+			t.Errorf("%s.ots: %s, %q", name, status, block)
+		}
 	}
+}
+
+// byBoth: calendars beside a chain of coins don't hold it up, even if they are dead.
+func (d *deployment) byBoth() {
+	t := d.t
+	t.Helper()
+	s := d.serve(porttest.Address(t), map[string]string{
+		"CALPE_ANCHOR": "both", "CALPE_STAMP_CALENDARS": "http://" + porttest.Address(t) + ",http://" + porttest.Address(t), "CALPE_STAMP_SILENCE": "1",
+	})
+	s.awaitReady()
+	a := s.takes(newRequestOf(documentKind, 100, 2000))
+	s.awaitFinal(a.index + 1)
+	r, err := s.fetchReceipt(t.Context(), a)
+	if err != nil || r.Anchor == nil || d.verify(a, r, d.node.headers()) != nil {
+		t.Errorf("receipt: %+v, %v", r, err)
+	}
+	eventually(t, "the alarm is in the status", func(ctx context.Context) error {
+		var got struct {
+			Funds     string
+			Calendars struct{ State string }
+		}
+		err := d.getJSON(ctx, s.url+"/v1/status", &got)
+		if err == nil && (got.Funds != "ample" || got.Calendars.State != "silent") {
+			err = fmt.Errorf("status is %+v", got)
+		}
+		return err
+	})
+	s.exitsCleanly()
 }
 
 // refusesOtherAnchors: how a log is anchored is in its identity.

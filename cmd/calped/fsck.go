@@ -89,6 +89,10 @@ func (c *fsckCommand) optional(ctx context.Context, a *app, config *fsck.Config)
 	} else {
 		fmt.Fprintf(a.stderr, "calped: documents' keys aren't checked: %v\n", err)
 	}
+	if config.Identity.FirstOutpoint == nil {
+		fmt.Fprintln(a.stderr, "calped: the log has no coins; what calendars have proved isn't checked: calpe verify does, receipt by receipt")
+		return func() {}, nil
+	}
 	if a.Bitcoin.URL == "" {
 		fmt.Fprintln(a.stderr, "calped: the chain isn't asked: set CALPE_BITCOIN_URL")
 		return func() {}, nil
