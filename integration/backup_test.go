@@ -319,6 +319,7 @@ func TestBackupDrill(t *testing.T) {
 		}
 	}
 	r.s.exitsCleanly()
+	d.fsck(0)
 }
 
 // checkRefusals: nothing is overwritten, and nothing that is damaged is restored.
@@ -532,6 +533,7 @@ func TestObjectsFromMirror(t *testing.T) {
 	d.checkDeclared(d.connect(), v.log)
 	d.checkLocks()
 	r.s.exitsCleanly()
+	d.fsck(0, "--deep")
 }
 
 func (b *backups) stops(p *process) {

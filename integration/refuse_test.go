@@ -80,6 +80,8 @@ func TestRefusesToStart(t *testing.T) {
 	s.awaitReady()
 	s.takes(newRequestOf(documentKind, 2, 1000))
 	s.exitsCleanly()
+	d.refuseOlderKeyring()
+	d.refuseMissingObject()
 }
 
 func (d *deployment) refuseSettings() {
@@ -209,6 +211,53 @@ func (d *deployment) refuseStores() {
 	d.restoreFence()
 	d.refuseOlderFence()
 	d.raiseFence()
+}
+
+// refuseOlderKeyring puts the keyring back as it was before its rotation.
+func (d *deployment) refuseOlderKeyring() {
+	t := d.t
+	t.Helper()
+	file := filepath.Join(d.env["CALPE_KEYS"], "keyring.json")
+	older, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.must("keyring", "rotate")
+	newest, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := d.serve(porttest.Address(t), nil)
+	s.awaitReady()
+	s.takes(newRequestOf(documentKind, 3, 1000))
+	s.exitsCleanly()
+	if err := os.WriteFile(file, older, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.refusesToServe("an older keyring", nil, "keyring.json isn't the newest")
+	d.doctorFinds("FAILED  the newest documents have their objects and keys", "keyring.json isn't the newest")
+	if err := os.WriteFile(file, newest, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// refuseMissingObject removes the object of the newest document. The operator may
+// accept that it is lost.
+func (d *deployment) refuseMissingObject() {
+	t := d.t
+	t.Helper()
+	documents, err := d.rows().NewestDocuments(t.Context(), 1)
+	if err != nil || len(documents) != 1 {
+		t.Fatalf("%d documents, %v", len(documents), err)
+	}
+	remove := minio.RemoveObjectOptions{VersionID: documents[0].Object.VersionID, GovernanceBypass: true}
+	if err := d.objectStorage().RemoveObject(t.Context(), d.env["CALPE_S3_DOCUMENTS_BUCKET"], documents[0].Object.Name, remove); err != nil {
+		t.Fatal(err)
+	}
+	d.refusesToServe("a document without its object", nil, "object storage is behind the database", "CALPE_S3_ALLOW_MISSING")
+	s := d.serve(porttest.Address(t), map[string]string{"CALPE_S3_ALLOW_MISSING": "true"})
+	s.awaitReady()
+	s.exitsCleanly()
 }
 
 // doctorFinds runs calped doctor, which must fail and say all of that.
