@@ -19,6 +19,16 @@ func stampClients(offset uint64) []client {
 	return []client{{20 * time.Millisecond, stamp}, {30 * time.Millisecond, stamp}}
 }
 
+// anchorCrashes are all commit points of an anchor, and the risky ones again, later
+// in the server's life.
+func anchorCrashes() []crash {
+	return []crash{
+		{commitpoint.AttemptStored, 1}, {commitpoint.AttemptSigned, 1}, {commitpoint.AttemptSent, 1}, {commitpoint.AnswerRecorded, 1},
+		{commitpoint.AnchorMined, 1}, {commitpoint.AnchorFinal, 1}, {commitpoint.AnchorRewound, 1},
+		{commitpoint.AttemptSigned, 2}, {commitpoint.AttemptSent, 2}, {commitpoint.AnchorMined, 2},
+	}
+}
+
 // TestKillWhileAnchoring kills the server at each commit point of an anchor, while
 // fees are raised, blocks are reorganised away, deposits join and the key is
 // changed. In the end each coin has one spender, the rows have the fees that the
@@ -36,33 +46,27 @@ func TestKillWhileAnchoring(t *testing.T) {
 	l := d.load(stampClients(0), s.url)
 	l.awaitMore(5)
 	kills := 0
-	for _, n := range []int{1, 2} {
-		for _, point := range []commitpoint.Point{
-			commitpoint.AttemptStored, commitpoint.AttemptSigned, commitpoint.AttemptSent, commitpoint.AnswerRecorded,
-			commitpoint.AnchorMined, commitpoint.AnchorFinal, commitpoint.AnchorRewound,
-		} {
-			s.kill()
-			switch kills {
-			case 4, 18:
-				d.node.fund(strings.TrimSpace(d.must("wallet", "address")), 300_000)
-			case 10:
-				d.must("wallet", "rotate")
-			}
-			c := crash{point, n}
-			dying := d.serve(address, c.setting())
-			sky.until("the server dies at "+string(point), func(context.Context) error {
-				select {
-				case <-dying.done:
-					return nil
-				default:
-					return errors.New("it runs")
-				}
-			})
-			dying.dies(c)
-			s = d.serve(address, nil)
-			s.awaitReady()
-			kills += 2
+	for _, c := range anchorCrashes() {
+		s.kill()
+		switch kills {
+		case 4, 14:
+			d.node.fund(strings.TrimSpace(d.must("wallet", "address")), 300_000)
+		case 10:
+			d.must("wallet", "rotate")
 		}
+		dying := d.serve(address, c.setting())
+		sky.until("the server dies at "+string(c.point), func(context.Context) error {
+			select {
+			case <-dying.done:
+				return nil
+			default:
+				return errors.New("it runs")
+			}
+		})
+		dying.dies(c)
+		s = d.serve(address, nil)
+		s.awaitReady()
+		kills += 2
 	}
 	conn := d.connect()
 	var bumps, joined, orphaned, scripts int
