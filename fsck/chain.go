@@ -108,7 +108,7 @@ func (r *run) checkChain(ctx context.Context) ([]Finding, error) {
 		return []Finding{{Invariant: "I8", Thing: "followed blocks", Problem: "there are none: the engine has nothing to start from", Do: doAnchor}}, nil
 	}
 	if r.Node == nil {
-		r.unchecked(uncheckedChain+" no Bitcoin node was given")
+		r.unchecked(uncheckedChain + " no Bitcoin node was given")
 		return nil, nil
 	}
 	found, err := r.askNode(ctx, tip)

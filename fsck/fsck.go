@@ -172,7 +172,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 		return Report{}, err
 	}
 	if err := r.check(ctx); err != nil {
-		return r.report(err), errors.Join(err, r.save(true))
+		return r.report(err), err // the state is that of the last whole page
 	}
 	return r.report(nil), r.finish()
 }

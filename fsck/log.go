@@ -68,10 +68,10 @@ func (r *run) checkLog(ctx context.Context) error {
 		if err := r.checkWindow(ctx, from, to); err != nil {
 			return err
 		}
-		r.Progress("entries", to, r.sealed)
 		if err := r.save(false); err != nil {
 			return err
 		}
+		r.Progress("entries", to, r.sealed)
 	}
 	return nil
 }
@@ -194,10 +194,12 @@ func (r *run) readParts(ctx context.Context, from, to uint64) ([]part, error) {
 			return err
 		})
 	}
-	err := g.Wait()
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
 	r.state.count("bundles", len(parts))
 	r.state.count("tiles", len(parts))
-	return parts, err
+	return parts, nil
 }
 
 // broken tells what is wrong with an object from what is wrong with the way to it.

@@ -16,7 +16,7 @@ const recordPage = 1000
 func (r *run) checkRecords(ctx context.Context) error {
 	for _, part := range []func(context.Context) (done bool, err error){
 		r.checkStatements, r.checkCertifications, r.checkIdempotency, r.checkAgencies,
-	}[min(r.state.After.Part, 3):] {
+	}[min(r.state.After.Part, 4):] {
 		for done := false; !done; {
 			var err error
 			if done, err = part(ctx); err != nil {

@@ -25,7 +25,7 @@ func (r *run) repair(ctx context.Context) error {
 		}
 	}
 	slices.SortStableFunc(order, func(a, b int) int {
-		return cmp.Compare(r.rank(r.state.Findings[a]), r.rank(r.state.Findings[b]))
+		return cmp.Compare(rank(r.state.Findings[a]), rank(r.state.Findings[b]))
 	})
 	for _, i := range order {
 		f := &r.state.Findings[i]
@@ -46,7 +46,7 @@ func (r *run) repair(ctx context.Context) error {
 
 // rank orders tiles by level, full ones before the partial ones that are cut from
 // them, and puts all else behind.
-func (r *run) rank(f Finding) int {
+func rank(f Finding) int {
 	t, err := merkle.ParseTilePath(f.Thing)
 	if err != nil {
 		return 1 << 20
@@ -173,8 +173,29 @@ func (r *run) provenTile(ctx context.Context, t merkle.Tile) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	source := func(tiles []merkle.Tile) ([][]byte, error) {
-		out := make([][]byte, len(tiles))
+	if err := r.prove(ctx, t, data, head); err != nil {
+		return nil, err
+	}
+	return data, nil
+}
+
+// prove checks that a tile belongs to the signed root. A run over all entries has
+// seen that they lead to that root, and that the tiles below follow from them, or
+// were mended. One that has left out what is old needs a proof for each tile.
+func (r *run) prove(ctx context.Context, t merkle.Tile, data []byte, head calpe.Checkpoint) error {
+	if e := r.state.Edge; r.state.Forked || e.Size != head.Size || e.Root != head.Root {
+		return errNotProven
+	}
+	first := t.Index * merkle.TileWidth << (merkle.TileHeight * t.Level)
+	end := first + uint64(t.Width)<<(merkle.TileHeight*t.Level)
+	if slices.ContainsFunc(r.state.Altered, func(span [2]uint64) bool { return span[0] < end && first < span[1] }) {
+		return errNotProven
+	}
+	if r.Since.IsZero() {
+		return nil
+	}
+	source := func(tiles []merkle.Tile) (out [][]byte, err error) {
+		out = make([][]byte, len(tiles))
 		for i, x := range tiles {
 			if out[i] = data; x != t {
 				if out[i], err = r.log.Tile(ctx, x); err != nil {
@@ -189,25 +210,24 @@ func (r *run) provenTile(ctx context.Context, t merkle.Tile) ([]byte, error) {
 		if err == nil && root != head.Root {
 			err = errNotProven
 		}
-		return data, err
+		return err
 	}
 	// The path of the first entry takes up all hashes of the tile but the first,
 	// that of the last entry all but the last.
-	first := t.Index * merkle.TileWidth << (merkle.TileHeight * t.Level)
-	for _, index := range []uint64{first, first + merkle.TileWidth<<(merkle.TileHeight*t.Level) - 1} {
+	for _, index := range []uint64{first, end - 1} {
 		path, err := merkle.InclusionProof(index, head.Size, source)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		entry, err := r.Entries.Entry(ctx, index)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if err := merkle.VerifyInclusion(index, head.Size, leafOf(index, entry.Commitment), path, head.Root); err != nil {
-			return nil, fmt.Errorf("%w: %w", errNotProven, err)
+			return fmt.Errorf("%w: %w", errNotProven, err)
 		}
 	}
-	return data, nil
+	return nil
 }
 
 // computeTile makes a tile of level 0 from entries, others from the tiles below.

@@ -108,6 +108,9 @@ func loadState(cfg Config) (*state, error) {
 	if s.Log != fresh.Log || s.Deep != cfg.Deep || !s.Since.Equal(cfg.Since) {
 		return nil, fmt.Errorf("%s is of another check (another log, --deep or --since): give the same, or remove it, and the check begins anew", cfg.State)
 	}
+	if s.Phase < 0 || s.After.Part < 0 {
+		return nil, fmt.Errorf("%s is no state of fsck: it is at a place that there isn't; remove it, and the check begins anew", cfg.State)
+	}
 	if s.Counts == nil {
 		s.Counts = map[string]uint64{}
 	}
