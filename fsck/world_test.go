@@ -129,7 +129,7 @@ func (w *world) config() fsck.Config {
 }
 
 // check runs fsck and gives invariant and thing of what it found. The world has no
-// node, no keys and no blocks, which is always said and never counted.
+// keys, which is always said.
 func (w *world) check(edit ...func(*fsck.Config)) (fsck.Report, []string) {
 	w.t.Helper()
 	c := w.config()
@@ -145,9 +145,6 @@ func (w *world) check(edit ...func(*fsck.Config)) (fsck.Report, []string) {
 
 func names(r fsck.Report) (list []string) {
 	for _, f := range r.Findings {
-		if f.Thing == "followed blocks" {
-			continue
-		}
 		list = append(list, f.Invariant+" "+f.Thing)
 	}
 	slices.Sort(list)
@@ -300,7 +297,9 @@ func (w *world) AttemptsOfSize(context.Context, uint64, calpe.BlockHash, int) ([
 func (w *world) LiveCoin(context.Context) (ledger.Coin, error) {
 	return ledger.Coin{}, calpe.ErrNotFound
 }
-func (w *world) Deposits(context.Context) ([]ledger.Coin, error) { return nil, nil }
+func (w *world) Restarts(context.Context) ([]ledger.Break, error)   { return nil, nil }
+func (w *world) Breaks(context.Context) ([]calpe.ChainBreak, error) { return nil, nil }
+func (w *world) Deposits(context.Context) ([]ledger.Coin, error)    { return nil, nil }
 func (w *world) Journal(context.Context, uint32, int) ([]ledger.Block, error) {
 	return nil, nil
 }
