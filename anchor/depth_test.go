@@ -14,7 +14,7 @@ import (
 // the same attempt or to that of another one: a receipt that is asked for then has
 // the new block. It is told as what it is, an alarm.
 func TestDeepReorganisation(t *testing.T) {
-	for _, depth := range []int{7, 40, 99} {
+	for _, depth := range []int{7, 99} {
 		for _, flips := range []bool{false, true} {
 			t.Run(fmt.Sprintf("depth=%d/flips=%v", depth, flips), func(t *testing.T) {
 				pg, _ := pgStore(t)

@@ -72,7 +72,7 @@ func TestPausedLeader(t *testing.T) {
 					t.Fatalf("the run makes %d calls only", len(calls))
 				}
 				for i, method := range calls {
-					if writes(method) || i%12 == 0 {
+					if writes(method) || i%40 == 0 {
 						story.pause(t, i+1, m)
 					}
 				}
