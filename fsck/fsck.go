@@ -62,6 +62,11 @@ type Anchors interface {
 	Deposits(ctx context.Context) ([]ledger.Coin, error)
 }
 
+// Proofs are the rows of proofs by calendars, by size and calendar.
+type Proofs interface {
+	ProofsAfter(ctx context.Context, after ledger.ProofID, limit int) ([]ledger.Proof, error)
+}
+
 // Blocks are the rows of followed blocks: from a height downwards, and upwards.
 type Blocks interface {
 	Journal(ctx context.Context, from uint32, limit int) ([]ledger.Block, error)
@@ -107,6 +112,7 @@ type Config struct {
 	Records     Records
 	Anchors     Anchors
 	Blocks      Blocks
+	Proofs      Proofs
 	Objects     Objects
 	Bucket      DocumentObjects
 	Node        Node // nil: the chain isn't asked, and the report says so
@@ -178,7 +184,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 }
 
 func newRun(cfg Config) (*run, error) {
-	if cfg.Entries == nil || cfg.Checkpoints == nil || cfg.Documents == nil || cfg.Records == nil || cfg.Anchors == nil || cfg.Blocks == nil ||
+	if cfg.Entries == nil || cfg.Checkpoints == nil || cfg.Documents == nil || cfg.Records == nil || cfg.Anchors == nil || cfg.Blocks == nil || cfg.Proofs == nil ||
 		cfg.Objects == nil || cfg.Bucket == nil || cfg.Instance == nil || cfg.Now == nil || cfg.Logger == nil {
 		return nil, errors.New("fsck: all stores, Now and Logger must be set")
 	}

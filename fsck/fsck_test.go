@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/anchor/ledger"
 	"github.com/calpe/calpe/batch"
 	"github.com/calpe/calpe/batch/batchtest"
 	"github.com/calpe/calpe/fsck"
@@ -229,6 +230,22 @@ func TestResume(t *testing.T) {
 	}
 	if _, err := os.Stat(state); !os.IsNotExist(err) {
 		t.Errorf("the state is still there: %v", err)
+	}
+}
+
+func TestRootsOfProofs(t *testing.T) {
+	w := newWorld(t, 2000, 300, 2000)
+	for _, c := range w.checkpoints {
+		for _, calendar := range []string{"https://a.example", "https://b.example"} {
+			w.proofs = append(w.proofs, ledger.Proof{Payload: calpe.Payload{Size: c.Size, Root: c.Root}, Calendar: calendar})
+		}
+	}
+	if r, found := w.check(); len(found) > 0 || r.Counts["proofs by calendars"] != 4 {
+		t.Errorf("%v, %v", found, r.Counts)
+	}
+	w.proofs[1].Root[3] ^= 1
+	if _, found := w.check(); !slices.Equal(found, []string{"I3 proof of size 300 by https://b.example"}) {
+		t.Errorf("found %v", found)
 	}
 }
 

@@ -24,6 +24,7 @@ type stated struct {
 	copy     []byte            // read; nil: see copyErr
 	copyErr  error
 	attempts []ledger.Attempt
+	proofs   []ledger.Proof
 }
 
 // grow appends the leaves up to, and not including, to, and compares the root of
@@ -85,7 +86,29 @@ func (r *run) statedRoots(ctx context.Context, from, to uint64) (map[uint64]*sta
 		}
 		size, txid = attempts[page-1].Size, attempts[page-1].TxID
 	}
+	if err := r.listProofs(ctx, from, to, at); err != nil {
+		return nil, err
+	}
 	return sizes, r.readCopies(ctx, sizes)
+}
+
+func (r *run) listProofs(ctx context.Context, from, to uint64, at func(uint64) *stated) error {
+	const page = 1000
+	for after := (ledger.ProofID{Size: from + 1}); ; {
+		proofs, err := r.Proofs.ProofsAfter(ctx, after, page)
+		if err != nil {
+			return err
+		}
+		for _, p := range proofs {
+			if p.Size <= to {
+				at(p.Size).proofs = append(at(p.Size).proofs, p)
+			}
+		}
+		if len(proofs) < page || proofs[page-1].Size > to {
+			return nil
+		}
+		after = proofs[page-1].ID()
+	}
 }
 
 func (r *run) listCopies(ctx context.Context, from, to uint64, at func(uint64) *stated) error {
@@ -128,6 +151,13 @@ func (r *run) judgeRoot(size uint64, root calpe.Hash, s *stated) (found []Findin
 	}
 	if s.row != nil || s.copied {
 		found = append(found, r.judgeCopy(size, root, s, len(found) > 0)...)
+	}
+	for _, p := range s.proofs {
+		r.state.count("proofs by calendars", 1)
+		if p.Root != root && !r.forked {
+			found = append(found, Finding{Invariant: "I3", Thing: fmt.Sprintf("proof of size %d by %s", p.Size, p.Calendar),
+				Problem: fmt.Sprintf("is for the root %v, and that of the entries is %v", p.Root, root), Do: doAnchor})
+		}
 	}
 	for _, a := range s.attempts {
 		tx, err := wallet.ParseUnsigned(a.Unsigned)

@@ -33,6 +33,7 @@ type world struct {
 	mu          sync.Mutex
 	groups      []calpe.GroupRecord
 	checkpoints []calpe.Checkpoint
+	proofs      []ledger.Proof
 	objects     map[string][]byte
 	fence       []byte
 	reads       int
@@ -120,7 +121,7 @@ func (w *world) seal(sizes []uint64) {
 
 func (w *world) config() fsck.Config {
 	return fsck.Config{
-		Identity: w.log.Identity, Entries: w, Checkpoints: w, Documents: w, Records: w, Anchors: w, Blocks: w, Objects: w, Bucket: w,
+		Identity: w.log.Identity, Entries: w, Checkpoints: w, Documents: w, Records: w, Anchors: w, Blocks: w, Proofs: w, Objects: w, Bucket: w,
 		Instance: func(context.Context) (calpe.Instance, error) {
 			return calpe.Instance{SystemIdentifier: "7", Timeline: 1, Started: w.now}, nil
 		},
@@ -251,6 +252,15 @@ func (w *world) MendLogObject(_ context.Context, path string, data []byte, _, _ 
 		w.objects[path] = bytes.Clone(data)
 	}
 	return err
+}
+
+func (w *world) ProofsAfter(_ context.Context, after ledger.ProofID, limit int) (list []ledger.Proof, _ error) {
+	for _, p := range w.proofs {
+		if p.Size > after.Size || p.Size == after.Size && p.Calendar > after.Calendar {
+			list = append(list, p)
+		}
+	}
+	return list[:min(len(list), limit)], nil
 }
 
 func (w *world) ReadFence(context.Context) ([]byte, string, error) {

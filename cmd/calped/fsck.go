@@ -48,7 +48,7 @@ func (c *fsckCommand) Run(ctx context.Context, a *app) error {
 	}
 	defer db.Close()
 	config := fsck.Config{
-		Instance: db.Instance, Entries: db, Checkpoints: db, Documents: db, Records: db, Anchors: db.Anchors(), Blocks: db.Anchors(),
+		Instance: db.Instance, Entries: db, Checkpoints: db, Documents: db, Records: db, Anchors: db.Anchors(), Blocks: db.Anchors(), Proofs: db.Proofs(),
 		Deep: c.Deep, Rate: c.Rate, Readers: c.Readers, Orphan: c.OrphanAge, Grace: c.Grace, Repair: c.Repair, State: c.State,
 		Now: a.now, Logger: a.log,
 	}

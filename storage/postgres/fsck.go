@@ -150,6 +150,15 @@ func (s *Anchors) AttemptsOfSize(ctx context.Context, size uint64, txid calpe.Bl
 	return list, translate("list attempts", err)
 }
 
+// ProofsAfter lists proofs by calendars by size and calendar, from behind those
+// two, up to limit (1 to 1000).
+func (s *Proofs) ProofsAfter(ctx context.Context, after ledger.ProofID, limit int) ([]ledger.Proof, error) {
+	if err := checkLimit(limit); err != nil {
+		return nil, fmt.Errorf("list proofs: %w", err)
+	}
+	return s.list(ctx, "list proofs", `WHERE (size, calendar) > ($1, $2) ORDER BY size, calendar LIMIT $3`, clampIndex(after.Size), after.Calendar, limit)
+}
+
 // JournalFrom lists up to limit followed blocks from a height upwards.
 func (s *Anchors) JournalFrom(ctx context.Context, from uint32, limit int) ([]ledger.Block, error) {
 	rows, err := s.db.on(ctx).Query(ctx, `SELECT height, hash, header FROM tip_journal WHERE height >= $1 ORDER BY height LIMIT $2`, int64(from), limit)
