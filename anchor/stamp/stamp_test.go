@@ -228,6 +228,17 @@ func (w *world) logged(words string) {
 	w.logs.Reset()
 }
 
+// more lets the log grow, and an interval pass.
+func (w *world) more() {
+	w.grow(w.head.Size + 1)
+	w.now = w.now.Add(time.Hour)
+}
+
+// final are the watermarks when everything is.
+func (w *world) final() calpe.Watermarks {
+	return calpe.Watermarks{Broadcast: w.head.Size, Confirmed: w.head.Size, Final: w.head.Size}
+}
+
 // TestOneDeadOneGood: a calendar that is dead costs nothing but a line in the log
 // now and then; the other one anchors the log.
 func TestOneDeadOneGood(t *testing.T) {
@@ -286,31 +297,29 @@ func TestInterval(t *testing.T) {
 // TestHostilePromises: a promise that can't be kept is none.
 func TestHostilePromises(t *testing.T) {
 	t.Parallel()
-	for _, at := range []string{"http://127.0.0.1:5432", "http://good.example", "https://good.example/path", "https://evil.example", "https://x.calendar.opentimestamps.org:8443"} {
-		t.Run(at, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t, nil)
-			w.submit[good] = func(digest []byte) (ots.Timestamp, error) { return w.promise(digest, "x", at), nil }
-			w.step()
-			w.wants(calpe.Watermarks{Broadcast: 5}, ledger.ProofWanted, ledger.ProofPending)
-			w.logged("no calendar that may be asked")
-		})
-	}
 	w := newWorld(t, nil)
+	for _, at := range []string{"http://127.0.0.1:5432", "http://good.example", "https://good.example/path", "https://evil.example", "https://x.calendar.opentimestamps.org:8443"} {
+		w.submit[good] = func(digest []byte) (ots.Timestamp, error) { return w.promise(digest, "x", at), nil }
+		w.step()
+		w.wants(calpe.Watermarks{Broadcast: w.head.Size}, ledger.ProofWanted, ledger.ProofPending)
+		w.logged("no calendar that may be asked")
+		w.more()
+	}
 	pool := "https://alice.btc.calendar.opentimestamps.org"
 	w.submit[good] = func(digest []byte) (ots.Timestamp, error) { return w.promise(digest, pool, pool), nil }
 	w.step()
-	w.wants(calpe.Watermarks{Broadcast: 5}, ledger.ProofPending, ledger.ProofPending)
+	w.wants(calpe.Watermarks{Broadcast: w.head.Size}, ledger.ProofPending, ledger.ProofPending)
 	w.submitted[pool] = w.submitted[good]
 	w.anchor(pool)
 	w.after(10 * time.Minute)
-	w.wants(calpe.Watermarks{Broadcast: 5, Confirmed: 5}, ledger.ProofConfirmed, ledger.ProofPending)
+	w.wants(calpe.Watermarks{Broadcast: w.head.Size, Confirmed: w.head.Size}, ledger.ProofConfirmed, ledger.ProofPending)
 }
 
 // TestHostileAnswers: whatever a calendar answers, nothing is confirmed but what
 // the headers bear out; and the other calendar's proof gets there.
 func TestHostileAnswers(t *testing.T) {
 	t.Parallel()
+	w := newWorld(t, nil)
 	for name, tc := range map[string]struct {
 		answer func(w *world, message []byte) (ots.Timestamp, error)
 		words  string
@@ -339,14 +348,14 @@ func TestHostileAnswers(t *testing.T) {
 		"what isn't one":     {func(*world, []byte) (ots.Timestamp, error) { return ots.Timestamp{}, calendar.ErrRefused }, "refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t, nil)
+			w.t = t
+			w.more()
 			w.complete[good] = func(message []byte) (ots.Timestamp, error) { return tc.answer(w, message) }
 			w.step()
 			w.anchor(other)
 			w.mine(depth)
 			w.after(10 * time.Minute)
-			w.wants(calpe.Watermarks{Broadcast: 5, Confirmed: 5, Final: 5}, ledger.ProofPending, ledger.ProofFinal)
+			w.wants(w.final(), ledger.ProofPending, ledger.ProofFinal)
 			w.logged(tc.words)
 			asked := w.asked
 			w.step()
@@ -356,7 +365,7 @@ func TestHostileAnswers(t *testing.T) {
 			w.complete[good] = nil // it is mended
 			w.anchor(good)
 			w.after(10 * time.Minute)
-			w.wants(calpe.Watermarks{Broadcast: 5, Confirmed: 5, Final: 5}, ledger.ProofConfirmed, ledger.ProofFinal)
+			w.wants(w.final(), ledger.ProofConfirmed, ledger.ProofFinal)
 		})
 	}
 }
@@ -531,11 +540,14 @@ func (f *faultyStore) MakeProofFinal(ctx context.Context, epoch uint64, id ledge
 // made anew: it goes on from what is stored, and all gets final (I8).
 func TestFaultsOfTheStore(t *testing.T) {
 	t.Parallel()
-	reached := 0
+	w, reached := newWorld(t, nil), 0
 	for n := range 9 {
 		for _, applied := range []bool{false, true} {
 			t.Run(fmt.Sprintf("write %d, applied %v", n, applied), func(t *testing.T) {
-				w := newWorld(t, nil)
+				w.t = t
+				w.more()
+				clear(w.answers)
+				clear(w.submitted)
 				w.restart(func(c *Config) { c.Store = &faultyStore{c.Store, n, applied} })
 				failed := false
 				for range 8 {
@@ -557,7 +569,7 @@ func TestFaultsOfTheStore(t *testing.T) {
 				if failed {
 					reached++
 				}
-				w.wants(calpe.Watermarks{Broadcast: 5, Confirmed: 5, Final: 5}, ledger.ProofFinal, ledger.ProofFinal)
+				w.wants(w.final(), ledger.ProofFinal, ledger.ProofFinal)
 			})
 		}
 	}
