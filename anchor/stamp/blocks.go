@@ -203,22 +203,51 @@ func (e *Engine) compare(ctx context.Context, epoch uint64) error {
 	if err != nil {
 		return err
 	}
+	var held error
 	for _, p := range led {
 		if p.Way.Height > tip {
 			continue
 		}
-		if err := e.compareOne(ctx, epoch, p, tip); err != nil {
+		if p, err = e.compareOne(ctx, epoch, p); err != nil {
 			return err
 		}
+		if p.State != ledger.ProofConfirmed || tip-p.Way.Height+1 < e.cfg.Depth || held != nil {
+			continue
+		}
+		if e.cfg.Agrees != nil {
+			held = e.cfg.Agrees(ctx, p.Way.Height, p.Way.Block)
+		}
+		if held == nil {
+			if err := e.makeFinal(ctx, epoch, p); err != nil {
+				return err
+			}
+		}
 	}
-	e.compared = hash
+	if e.tellHeld(ctx, held); held == nil {
+		e.compared = hash
+	}
 	return nil
 }
 
-func (e *Engine) compareOne(ctx context.Context, epoch uint64, p ledger.Proof, tip uint32) error {
+// tellHeld says once in the log that the second node keeps proofs from getting
+// final, and once that it does no more.
+func (e *Engine) tellHeld(ctx context.Context, held error) {
+	if (held != nil) == e.held || ctx.Err() != nil {
+		return
+	}
+	e.held = held != nil
+	if e.held {
+		e.cfg.Logger.WarnContext(ctx, "proofs by calendars aren't made final: the second node doesn't confirm their blocks", slog.Any("error", held))
+	} else {
+		e.cfg.Logger.InfoContext(ctx, "the second node confirms the blocks of proofs again")
+	}
+}
+
+// compareOne gives the proof as it is after the comparison.
+func (e *Engine) compareOne(ctx context.Context, epoch uint64, p ledger.Proof) (ledger.Proof, error) {
 	header, err := e.cfg.Headers.At(ctx, p.Way.Height)
 	if err != nil {
-		return fmt.Errorf("read headers: %w", err)
+		return p, fmt.Errorf("read headers: %w", err)
 	}
 	if p.Way.Checked() && p.Way.Header != header {
 		return e.takeBack(ctx, epoch, p, "its block isn't in the chain any more")
@@ -228,14 +257,13 @@ func (e *Engine) compareOne(ctx context.Context, epoch uint64, p ledger.Proof, t
 		return e.takeBack(ctx, epoch, p, "the block has another Merkle root")
 	}
 	if p.State == ledger.ProofAttested {
-		if err := e.cfg.Store.ConfirmProof(ctx, epoch, p.ID(), hashOf(header), header); err != nil {
-			return err
-		}
-		p.State = ledger.ProofConfirmed
+		p.State, p.Way.Block, p.Way.Header = ledger.ProofConfirmed, hashOf(header), header
+		err = e.cfg.Store.ConfirmProof(ctx, epoch, p.ID(), p.Way.Block, header)
 	}
-	if p.State != ledger.ProofConfirmed || tip-p.Way.Height+1 < e.cfg.Depth {
-		return nil
-	}
+	return p, err
+}
+
+func (e *Engine) makeFinal(ctx context.Context, epoch uint64, p ledger.Proof) error {
 	if err := e.cfg.Store.MakeProofFinal(ctx, epoch, p.ID()); err != nil {
 		return err
 	}
@@ -245,8 +273,9 @@ func (e *Engine) compareOne(ctx context.Context, epoch uint64, p ledger.Proof, t
 	return nil
 }
 
-func (e *Engine) takeBack(ctx context.Context, epoch uint64, p ledger.Proof, why string) error {
+func (e *Engine) takeBack(ctx context.Context, epoch uint64, p ledger.Proof, why string) (ledger.Proof, error) {
 	e.cfg.Logger.WarnContext(ctx, "a proof by a calendar was taken back; the calendar is asked anew", slog.String("because", why), slog.String("was", string(p.State)),
 		slog.String("calendar", p.Calendar), slog.Uint64("size", p.Size), slog.Uint64("height", uint64(p.Way.Height)))
-	return e.cfg.Store.TakeProofBack(ctx, epoch, p.ID())
+	p.State = ledger.ProofPending
+	return p, e.cfg.Store.TakeProofBack(ctx, epoch, p.ID())
 }

@@ -101,7 +101,10 @@ type Config struct {
 	URLs []*url.URL
 	// Headers are what ways to blocks are compared with. Nil: they aren't, and
 	// nothing is confirmed; whoever verifies a receipt compares.
-	Headers  Headers
+	Headers Headers
+	// Agrees, if set, is nil when a second node has that block too, Depth deep.
+	// Without that nothing becomes final; all else goes on.
+	Agrees   func(ctx context.Context, height uint32, block calpe.BlockHash) error
 	Interval time.Duration // least time between two submissions [1 hour]
 	Depth    uint32        // confirmations from which a proof is final [6]
 	Ask      time.Duration // how often a calendar is asked for the rest of a promise, at first [10 minutes]
@@ -134,6 +137,7 @@ type Engine struct {
 	retryAt   map[string]time.Time // when a calendar that failed is submitted to again
 	compared  calpe.BlockHash      // tip at which all proofs in blocks were compared
 	lastAlarm Alarm                // what was last said of the calendars in the log
+	held      bool                 // it was said in the log that the second node keeps proofs from getting final
 }
 
 // New checks the configuration and makes an engine. It contacts nobody.

@@ -432,6 +432,43 @@ func TestReorganisation(t *testing.T) {
 	w.wants(calpe.Watermarks{Broadcast: 5, Confirmed: 5, Final: 5}, ledger.ProofFinal, ledger.ProofPending)
 }
 
+// TestSecondNode: what the second node doesn't confirm isn't final, all else goes
+// on, and the log tells once.
+func TestSecondNode(t *testing.T) {
+	t.Parallel()
+	disagrees := errors.New("it has another block")
+	var heights []uint32
+	w := newWorld(t, func(c *Config) {
+		c.Agrees = func(_ context.Context, height uint32, block calpe.BlockHash) error {
+			heights = append(heights, height)
+			if block == (calpe.BlockHash{}) {
+				t.Error("it is asked about no block")
+			}
+			return disagrees
+		}
+	})
+	w.step()
+	w.anchor(good)
+	w.anchor(other)
+	w.after(10 * time.Minute)
+	if len(heights) != 0 {
+		t.Errorf("the second node was asked about %v before anything was deep enough", heights)
+	}
+	w.mine(depth)
+	w.step()
+	w.wants(calpe.Watermarks{Broadcast: 5, Confirmed: 5}, ledger.ProofConfirmed, ledger.ProofConfirmed)
+	w.logged("it has another block")
+	w.step()
+	w.wants(calpe.Watermarks{Broadcast: 5, Confirmed: 5}, ledger.ProofConfirmed, ledger.ProofConfirmed)
+	if strings.Contains(w.logs.String(), "second node") {
+		t.Error("it is told again")
+	}
+	disagrees = nil
+	w.step() // at the same tip
+	w.wants(calpe.Watermarks{Broadcast: 5, Confirmed: 5, Final: 5}, ledger.ProofFinal, ledger.ProofFinal)
+	w.logged("confirms the blocks of proofs again")
+}
+
 // TestHeadersEnd: a block above the newest header is waited for.
 func TestHeadersEnd(t *testing.T) {
 	t.Parallel()

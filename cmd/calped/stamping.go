@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/calpe/calpe"
+	"github.com/calpe/calpe/anchor"
 	"github.com/calpe/calpe/anchor/calendar"
 	"github.com/calpe/calpe/anchor/stamp"
 	"github.com/calpe/calpe/api"
@@ -108,7 +110,7 @@ func (s *service) openStamping(c *serveCommand) error {
 	s.headers, s.comparedWith = known, from
 	s.calendars = calendar.New(calendar.Config{Timeout: c.Stamping.Timeout})
 	s.stamping, err = stamp.New(stamp.Config{
-		Store: s.db.Proofs(), Log: s.db, Calendars: s.calendars, URLs: urls, Headers: known,
+		Store: s.db.Proofs(), Log: s.db, Calendars: s.calendars, URLs: urls, Headers: known, Agrees: s.secondAgrees(c.Depth),
 		Interval: c.Anchoring.Interval, Depth: c.Depth, Ask: c.Ask, Silence: c.Silence, Stall: c.Stall, Poll: c.Poll,
 		Now: s.app.now, Logger: s.log,
 	})
@@ -116,6 +118,17 @@ func (s *service) openStamping(c *serveCommand) error {
 		return fmt.Errorf("CALPE_STAMP_CALENDARS: %w", err)
 	}
 	return nil
+}
+
+// secondAgrees asks the second node for a block, as the engine does of its anchors;
+// nil if there is none.
+func (s *service) secondAgrees(depth uint32) func(ctx context.Context, height uint32, block calpe.BlockHash) error {
+	if s.second == nil {
+		return nil
+	}
+	return func(ctx context.Context, height uint32, block calpe.BlockHash) error {
+		return anchor.AskWitness(ctx, s.second, s.identity.Network, height, block, depth)
+	}
 }
 
 // checkStamping reads the file of headers, so that a wrong one is told of at once.
