@@ -32,7 +32,8 @@ import (
 type Submissions interface {
 	// NewestProofs lists the proofs of the largest size that was ever wanted.
 	NewestProofs(ctx context.Context) ([]ledger.Proof, error)
-	// WantProofs makes a row for each calendar. The size is above all others.
+	// WantProofs makes a row for each calendar, which has none of that size. No row
+	// has a larger size, or that one with another root.
 	WantProofs(ctx context.Context, epoch uint64, p calpe.Payload, calendars []string, at time.Time) error
 	// StorePromise moves a proof from wanted to pending.
 	StorePromise(ctx context.Context, epoch uint64, id ledger.ProofID, promise []byte, at time.Time) error

@@ -294,6 +294,30 @@ func TestInterval(t *testing.T) {
 	}
 }
 
+// TestNewCalendar: a calendar that is configured when the others are dead anchors
+// what is there, also if the log never grows again.
+func TestNewCalendar(t *testing.T) {
+	t.Parallel()
+	const third, fourth = "https://third.example", "https://fourth.example"
+	w := newWorld(t, nil)
+	down := func([]byte) (ots.Timestamp, error) { return ots.Timestamp{}, errors.New("gone for ever") }
+	w.submit[good], w.submit[other] = down, down
+	w.step()
+	w.restart(func(c *Config) { c.URLs = []*url.URL{w.url(third), w.url(fourth)} })
+	w.after(time.Minute)
+	w.after(time.Minute)
+	if n := len(w.submitted[third]); n != 1 {
+		t.Errorf("the new calendar was given %d digests", n)
+	}
+	w.anchor(third)
+	w.mine(depth)
+	w.after(10 * time.Minute)
+	var marks calpe.Watermarks
+	if err := w.db.Proofs().Watermarks(t.Context(), &marks); err != nil || marks.Final != 5 {
+		t.Errorf("watermarks: %+v, %v", marks, err)
+	}
+}
+
 // TestHostilePromises: a promise that can't be kept is none.
 func TestHostilePromises(t *testing.T) {
 	t.Parallel()

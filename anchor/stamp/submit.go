@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,20 +53,35 @@ func (e *Engine) want(ctx context.Context, epoch uint64, newest []ledger.Proof) 
 	if err != nil {
 		return false, fmt.Errorf("read the newest checkpoint: %w", err)
 	}
-	now := e.cfg.Now()
-	if len(newest) > 0 && (head.Size <= newest[0].Size || now.Sub(newest[0].Created) < e.cfg.Interval) {
+	payload := calpe.Payload{Size: head.Size, Root: head.Root}
+	now, calendars := e.cfg.Now(), e.unwanted(newest)
+	switch {
+	case len(newest) == 0:
+	case payload == newest[0].Payload: // the log rests, and a calendar may be new
+	case head.Size <= newest[0].Size || now.Sub(newest[0].Created) < e.cfg.Interval:
+		return false, nil
+	default:
+		calendars = e.unwanted(nil)
+	}
+	if len(calendars) == 0 {
 		return false, nil
 	}
-	calendars := make([]string, len(e.cfg.URLs))
-	for i, u := range e.cfg.URLs {
-		calendars[i] = u.String()
-	}
-	if err := e.cfg.Store.WantProofs(ctx, epoch, calpe.Payload{Size: head.Size, Root: head.Root}, calendars, now); err != nil {
+	if err := e.cfg.Store.WantProofs(ctx, epoch, payload, calendars, now); err != nil {
 		return false, err
 	}
 	// Crash here: the rows are there, and nothing was submitted. The next step does.
 	commitpoint.Reached(commitpoint.ProofWanted)
 	return true, nil
+}
+
+// unwanted are the configured calendars that none of these proofs is wanted from.
+func (e *Engine) unwanted(proofs []ledger.Proof) (calendars []string) {
+	for _, u := range e.cfg.URLs {
+		if text := u.String(); !slices.ContainsFunc(proofs, func(p ledger.Proof) bool { return p.Calendar == text }) {
+			calendars = append(calendars, text)
+		}
+	}
+	return calendars
 }
 
 // submitTo asks all calendars at once that are due, and stores each promise as

@@ -28,16 +28,17 @@ func proofsFrom(by ledger.Mover, to ledger.ProofState) []string {
 	return ledger.Sources(ledger.ProofEdges(), by, to)
 }
 
-// WantProofs makes a row for each calendar, before anything is submitted. The
-// size must be above that of every row there is.
+// WantProofs makes a row for each calendar, before anything is submitted. No row
+// may have a larger size, or that one with another root or for one of the calendars.
 func (s *Proofs) WantProofs(ctx context.Context, epoch uint64, p calpe.Payload, calendars []string, at time.Time) error {
 	return s.anchors.write(ctx, epoch, func(tx pgx.Tx) error {
-		var newest int64
-		if err := tx.QueryRow(ctx, `SELECT coalesce(max(size), 0) FROM proof`).Scan(&newest); err != nil {
+		var refused bool
+		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM proof WHERE size > $1) OR EXISTS (SELECT FROM proof WHERE size = $1 AND root <> $2)`,
+			int64(p.Size), p.Root[:]).Scan(&refused); err != nil {
 			return fmt.Errorf("read the newest proof: %w", err)
 		}
-		if uint64(newest) >= p.Size {
-			return fmt.Errorf("%w: proofs of size %d are wanted, and there is one of size %d", ledger.ErrConflict, p.Size, newest)
+		if refused {
+			return fmt.Errorf("%w: proofs of size %d are wanted, and there is a larger one, or one with another root", ledger.ErrConflict, p.Size)
 		}
 		batch := &pgx.Batch{}
 		for _, calendar := range calendars {

@@ -138,6 +138,9 @@ func TestProofLife(t *testing.T) {
 			t.Errorf("size %d is wanted behind 5: %v", size, err)
 		}
 	}
+	if err := s.WantProofs(ctx, 1, calpe.Payload{Size: 5, Root: calpe.Hash{6}}, []string{"https://c.example"}, at(1)); !errors.Is(err, ledger.ErrConflict) {
+		t.Errorf("size 5 is wanted with another root: %v", err)
+	}
 	a5, b5 := ledger.ProofID{Size: 5, Calendar: calendarA}, ledger.ProofID{Size: 5, Calendar: calendarB}
 	must(s.StorePromise(ctx, 1, a5, []byte("promise"), at(2)))
 	must(s.StorePromise(ctx, 1, b5, []byte("other"), at(3)))
