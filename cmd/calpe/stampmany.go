@@ -457,12 +457,12 @@ func (m *many) keep(receipts []receipt.Receipt, items []stampItem) error {
 	for i, item := range items {
 		path := filepath.Join(m.folder, filepath.FromSlash(item.Receipt))
 		writing.Go(func() error {
-			if there, err := exists(path); there || err != nil {
-				return err // written by a run before this one; those are never left by half
-			}
 			mu.Lock()
 			folders[filepath.Dir(path)] = true
 			mu.Unlock()
+			if there, err := exists(path); there || err != nil {
+				return err // written by a run before this one, never by half; its name may not be durable yet
+			}
 			data, err := receipts[i].Encode()
 			if err != nil {
 				return err
