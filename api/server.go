@@ -86,7 +86,7 @@ type Config struct {
 	FindPerMinute int
 	FindTotal     int
 	// Uploads is how many requests with many commitments are read at a time; each
-	// takes up to 3 MiB. Default 64. Accounts bounds each owner.
+	// takes up to 5 MiB. Default 64. Accounts bounds each owner.
 	Uploads  int
 	Accounts AccountLimits
 	// TrustedProxies are the reverse proxies whose X-Forwarded-For is believed.

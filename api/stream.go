@@ -121,7 +121,7 @@ func (s *Server) postStream(w http.ResponseWriter, r *http.Request, u stream) er
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer cancel()
 	a := &streamAnswer{s: s, w: w, r: r, stream: u, status: http.StatusCreated}
-	groups := make(chan *streamGroup, 1)
+	groups := make(chan *streamGroup, groupsAhead)
 	var answering sync.WaitGroup
 	answering.Go(func() {
 		err = a.answer(groups)
@@ -139,6 +139,10 @@ func (s *Server) postStream(w http.ResponseWriter, r *http.Request, u stream) er
 	}
 	return err
 }
+
+// groupsAhead is how many groups of a stream may be on their way to the database
+// behind the one that is answered next: enough for it never to wait.
+const groupsAhead = 3
 
 // lingerTime is how long a client that was refused may go on sending.
 const lingerTime = 2 * time.Second

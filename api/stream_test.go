@@ -125,7 +125,7 @@ func TestClientThatReadsNoAnswers(t *testing.T) {
 		w.committing.Lock()
 		recorded := len(w.entries) - 1
 		w.committing.Unlock()
-		if n := int(inCommit.Load()); n > 4 || recorded != n*api.StreamGroup {
+		if n := int(inCommit.Load()); n > 6 || recorded != n*api.StreamGroup {
 			t.Errorf("%d groups, %d entries", n, recorded)
 		}
 		if a := w.stream("application/octet-stream", packed, "/v1/commitments"); a.status != 201 {

@@ -74,7 +74,7 @@ type Keeping struct {
 // Accounts says what one owner may have recorded, by all of their tokens together.
 type Accounts struct {
 	Uploads          int   `help:"Streams of commitments that one owner may send at a time." env:"UPLOADS" default:"4"`
-	AllUploads       int   `help:"Streams of commitments by all owners at a time; each takes up to 3 MiB." env:"ALL_UPLOADS" default:"64"`
+	AllUploads       int   `help:"Streams of commitments by all owners at a time; each takes up to 5 MiB." env:"ALL_UPLOADS" default:"64"`
 	EntriesPerSecond int64 `help:"Entries a second for each owner. A stream is slowed down to it; other requests above it get 429. 0: no limit." env:"ENTRIES_PER_SECOND" default:"0"`
 	EntriesPerDay    int64 `help:"Entries a day for each owner, a day's worth at once and then evenly. 0: no limit." env:"ENTRIES_PER_DAY" default:"0"`
 	BytesPerSecond   int64 `help:"Bytes a second of documents and commitments for each owner. 0: no limit." env:"BYTES_PER_SECOND" default:"0"`
