@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -109,7 +110,7 @@ func TestClientThatReadsNoAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		var inCommit atomic.Int32
-		w.onCommit = func(intake.Commitments) { inCommit.Add(1) }
+		w.onCommit = func(intake.Commitments) error { inCommit.Add(1); return nil }
 		w.config.Accounts.Uploads = 1
 		conn := overPipes(t, w)()
 		defer conn.Close()
@@ -236,7 +237,7 @@ func TestSlowServerIsNotASlowClient(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		w.onCommit = func(intake.Commitments) { <-time.After(25 * time.Second) }
+		w.onCommit = func(intake.Commitments) error { <-time.After(25 * time.Second); return nil }
 		conn := overPipes(t, w)()
 		defer conn.Close()
 		_, _, packed := someCommitments(api.StreamGroup)
@@ -267,13 +268,11 @@ func TestSlowServerIsNotASlowClient(t *testing.T) {
 // A group that fails ends the stream with its error; groups before it stay.
 func TestStreamEndsWithAFailure(t *testing.T) {
 	w := newWorld(t)
-	w.onCommit = func(c intake.Commitments) {
+	w.onCommit = func(c intake.Commitments) error {
 		if c.Offset < 2*api.StreamGroup {
-			return
+			return nil
 		}
-		w.committing.Lock()
-		defer w.committing.Unlock()
-		w.commitErr = &calpe.Error{Code: calpe.CodeUnavailable, Message: "Refused.", Err: fmt.Errorf("cause")}
+		return &calpe.Error{Code: calpe.CodeUnavailable, Message: "Refused.", Err: errors.New("cause")}
 	}
 	_, _, packed := someCommitments(4 * api.StreamGroup)
 	a := w.stream("application/octet-stream", packed[:2*32*api.StreamGroup], "/v1/commitments", "Idempotency-Key", "k")
@@ -282,7 +281,7 @@ func TestStreamEndsWithAFailure(t *testing.T) {
 	}
 	a = w.stream("application/octet-stream", packed, "/v1/commitments", "Idempotency-Key", "k2")
 	got := readStreamed(t, a.body)
-	if got.Error == nil || got.Error.Code != string(calpe.CodeUnavailable) || got.RetryIn == 0 || int(got.Offset) != len(got.Groups)*api.StreamGroup {
+	if got.Error == nil || got.Error.Code != string(calpe.CodeUnavailable) || got.RetryIn == 0 || got.Offset != 2*api.StreamGroup || len(got.Groups) != 2 {
 		t.Errorf("%d %+v at %d", a.status, got.Error, got.Offset)
 	}
 	var p struct{ Type, Title string }

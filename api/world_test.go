@@ -47,8 +47,8 @@ type world struct {
 	uploads    []intake.Upload
 	uploadErr  error
 	commitErr  error
-	onCommit   func(intake.Commitments) // before a group is recorded
-	committing sync.Mutex               // the groups of a stream come from several goroutines
+	onCommit   func(intake.Commitments) error // before a group is recorded
+	committing sync.Mutex                     // the groups of a stream come from several goroutines
 	head       calpe.Checkpoint
 	published  map[uint64]calpe.Checkpoint
 	anchor     *calpe.Anchor // the best one
@@ -274,7 +274,9 @@ func (w *world) Committed(_ context.Context, owner, key string, offset uint64) (
 
 func (w *world) Commit(ctx context.Context, c intake.Commitments) (intake.Recorded, error) {
 	if w.onCommit != nil {
-		w.onCommit(c)
+		if err := w.onCommit(c); err != nil {
+			return intake.Recorded{}, err
+		}
 	}
 	w.committing.Lock()
 	defer w.committing.Unlock()
