@@ -47,13 +47,22 @@ type group struct {
 func readStreamed(t testing.TB, body []byte) (got streamed) {
 	t.Helper()
 	for line := range bytes.Lines(body) {
+		last := len(got.Groups) - 1
+		var path struct { // most lines are such
+			Index uint64
+			Path  receipt.Path
+		}
+		if bytes.HasPrefix(line, []byte(`{"index":`)) && last >= 0 && json.Unmarshal(line, &path) == nil &&
+			path.Index == got.Groups[last].First+uint64(len(got.Groups[last].Paths)) {
+			got.Groups[last].Paths = append(got.Groups[last].Paths, path.Path)
+			continue
+		}
 		var l struct {
-			Offset, First, Count, Index *uint64
-			Acknowledgement             *struct {
+			Offset, First, Count *uint64
+			Acknowledgement      *struct {
 				Note string
 				Path *receipt.Path
 			}
-			Path       receipt.Path
 			Recorded   *uint64
 			Error      *struct{ Code, Detail string }
 			RetryAfter int `json:"retry_after"`
@@ -61,12 +70,9 @@ func readStreamed(t testing.TB, body []byte) (got streamed) {
 		if err := json.Unmarshal(line, &l); err != nil || got.Recorded != nil || got.Error != nil {
 			t.Fatalf("line %.300s: %v, or something behind the end", line, err)
 		}
-		last := len(got.Groups) - 1
 		switch {
 		case l.Acknowledgement != nil:
 			got.Groups = append(got.Groups, group{*l.Offset, *l.First, *l.Count, l.Acknowledgement.Note, l.Acknowledgement.Path, nil})
-		case l.Index != nil && last >= 0 && *l.Index == got.Groups[last].First+uint64(len(got.Groups[last].Paths)):
-			got.Groups[last].Paths = append(got.Groups[last].Paths, l.Path)
 		case l.Recorded != nil:
 			got.Recorded = l.Recorded
 		case l.Error != nil:
@@ -126,9 +132,12 @@ func (w *world) stream(mediaType string, body []byte, target string, headers ...
 }
 
 func TestStreamsOfCommitments(t *testing.T) {
-	for _, n := range []int{1, 2, 7, 300, api.StreamGroup - 1, api.StreamGroup, api.StreamGroup + 1, 2*api.StreamGroup + 5} {
+	for _, n := range []int{1, 2, 7, 300, api.StreamGroup, api.StreamGroup + 1, 2*api.StreamGroup + 5} {
 		list, lines, packed := someCommitments(n)
 		for mediaType, body := range map[string][]byte{"application/x-ndjson": lines, "application/octet-stream": packed} {
+			if mediaType == "application/x-ndjson" && n > api.StreamGroup+1 {
+				continue // paths take their time
+			}
 			w := newWorld(t)
 			a := w.stream(mediaType, body, "/v1/commitments")
 			if a.status != 201 || a.header.Get("Content-Type") != "application/x-ndjson" || a.header.Get("Location") == "" {
@@ -205,7 +214,7 @@ func TestCommitmentsRefused(t *testing.T) {
 // What is wrong in a later group leaves those before it, and the upload is gone
 // on with where it broke off.
 func TestStreamIsGoneOnWith(t *testing.T) {
-	const n = 2*api.StreamGroup + 100
+	const n = api.StreamGroup + 100
 	list, lines, packed := someCommitments(n)
 	garbage := bytes.Clone(lines)
 	garbage[82*(api.StreamGroup+10)] = '['
@@ -238,12 +247,12 @@ func TestStreamIsGoneOnWith(t *testing.T) {
 		w.wantGroups(list, append(first.Groups, rest.Groups...))
 		// The whole again, and only its end, record nothing.
 		all := readStreamed(t, w.stream(c.mediaType, c.all, "/v1/commitments", "Idempotency-Key", "k").body)
-		end := w.stream(c.mediaType, c.all[c.size*2*api.StreamGroup:], fmt.Sprint("/v1/commitments?offset=", 2*api.StreamGroup), "Idempotency-Key", "k")
-		if all.Recorded == nil || len(all.Groups) != 3 || end.status != 201 || len(w.entries) != 1+n {
+		end := w.stream(c.mediaType, c.all[c.size*api.StreamGroup:], fmt.Sprint("/v1/commitments?offset=", api.StreamGroup), "Idempotency-Key", "k")
+		if all.Recorded == nil || len(all.Groups) != 2 || end.status != 201 || len(w.entries) != 1+n {
 			t.Errorf("%s: again: %+v, %d, %d entries", name, all.Error, end.status, len(w.entries))
 		}
 		told = readStreamed(t, w.as("calpe_alice", "GET", fmt.Sprint("/v1/commitments?offset=", api.StreamGroup), nil, "Idempotency-Key", "k").body)
-		if told.Recorded == nil || *told.Recorded != n || len(told.Groups) != 2 {
+		if told.Recorded == nil || *told.Recorded != n || len(told.Groups) != 1 {
 			t.Errorf("%s: the upload stands at %+v", name, told)
 		}
 	}

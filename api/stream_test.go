@@ -32,9 +32,10 @@ func TestStreamIsAnsweredWhileItComes(t *testing.T) {
 			server := httptest.NewUnstartedServer(w.server)
 			server.EnableHTTP2 = proto == "HTTP/2.0"
 			server.StartTLS()
-			list, lines, packed := someCommitments(3 * api.StreamGroup)
+			const groups = 2
+			list, lines, packed := someCommitments(groups * api.StreamGroup)
 			body := map[string][]byte{"application/x-ndjson": lines, "application/octet-stream": packed}[mediaType]
-			part := len(body) / 3
+			part := len(body) / groups
 			pr, pw := io.Pipe()
 			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL+"/v1/commitments", pr)
 			if err != nil {
@@ -50,12 +51,12 @@ func TestStreamIsAnsweredWhileItComes(t *testing.T) {
 			}
 			var all bytes.Buffer
 			answers := bufio.NewReader(io.TeeReader(a.Body, &all))
-			for i := range 3 {
+			for i := range groups {
 				awaitGroup(t, answers)
 				if err := <-sent; err != nil {
 					t.Fatal(err)
 				}
-				if i == 2 {
+				if i == groups-1 {
 					break
 				}
 				go func() { _, err := pw.Write(body[(i+1)*part : (i+2)*part]); sent <- err }()
@@ -66,7 +67,7 @@ func TestStreamIsAnsweredWhileItComes(t *testing.T) {
 			}
 			a.Body.Close()
 			got := readStreamed(t, all.Bytes())
-			if got.Recorded == nil || *got.Recorded != 3*api.StreamGroup {
+			if got.Recorded == nil || *got.Recorded != groups*api.StreamGroup {
 				t.Errorf("%s %s: %+v", proto, mediaType, got.Error)
 			}
 			w.wantGroups(list, got.Groups)

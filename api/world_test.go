@@ -247,6 +247,15 @@ func (w *world) keyedIndex(owner, key, tag string) (index uint64, existing bool,
 	return index, false, nil
 }
 
+// tagOf tells lists of commitments apart.
+func tagOf(commitments []calpe.Commitment) string {
+	h := sha256.New()
+	for _, c := range commitments {
+		h.Write(c[:])
+	}
+	return string(h.Sum(nil))
+}
+
 // keyAt names the group at an offset of the upload with that key.
 func keyAt(key string, offset uint64) string {
 	if key == "" || offset == 0 {
@@ -290,14 +299,14 @@ func (w *world) Commit(ctx context.Context, c intake.Commitments) (intake.Record
 		return intake.Recorded{}, errors.New("the API let a request through that the intake refuses")
 	}
 	key := keyAt(c.IdempotencyKey, c.Offset)
-	first, existing, err := w.keyedIndex(c.Owner, key, fmt.Sprint(c.Commitments))
+	first, existing, err := w.keyedIndex(c.Owner, key, tagOf(c.Commitments))
 	if err != nil {
 		return intake.Recorded{}, err
 	}
 	count := uint64(len(c.Commitments))
 	if !existing {
 		if key != "" {
-			w.keyed[c.Owner+" "+key] = used{fmt.Sprint(c.Commitments), first, count}
+			w.keyed[c.Owner+" "+key] = used{tagOf(c.Commitments), first, count}
 		}
 		for _, commitment := range c.Commitments {
 			w.groups[w.add(commitment)] = first
