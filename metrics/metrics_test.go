@@ -23,6 +23,7 @@ import (
 	"github.com/calpe/calpe/anchor/bitcoin"
 	"github.com/calpe/calpe/anchor/ledger"
 	"github.com/calpe/calpe/anchor/signer"
+	"github.com/calpe/calpe/anchor/stamp"
 	"github.com/calpe/calpe/anchor/wallet"
 	"github.com/calpe/calpe/api"
 	"github.com/calpe/calpe/intake"
@@ -186,13 +187,14 @@ func TestState(t *testing.T) {
 			Attempts: []ledger.Attempt{{Tip: 990, Fee: 160, VSize: 160}, {Tip: 998, Fee: 400, VSize: 160, LastSent: now.Add(-time.Minute)}},
 		},
 		Funds: caps.Funds(coin, []ledger.Coin{deposit, void}, 2*ledger.SatPerVB), FundsState: wallet.FundsLow, Caps: caps,
-		Spent: 1234, Anchors: 7, Fees: 2468,
+		Spent: 1234, Anchors: 7, Fees: 2468, Calendars: stamp.AlarmStalled,
 	}
 	w.want(t,
 		`calpe_state_read_success 1`,
 		`calpe_log_entries{state="received"} 50`, `calpe_log_entries{state="checkpointed"} 40`, `calpe_log_entries{state="broadcast"} 30`,
 		`calpe_log_entries{state="confirmed"} 20`, `calpe_log_entries{state="final"} 10`,
 		`calpe_oldest_unsealed_entry_seconds 3`, `calpe_oldest_unanchored_entry_seconds 7200`,
+		`calpe_calendars_state{state="ok"} 0`, `calpe_calendars_state{state="silent"} 0`, `calpe_calendars_state{state="stalled"} 1`,
 		`calpe_final_anchors_total 7`, `calpe_anchor_fees_satoshis_total 2468`, `calpe_anchor_day_fees_satoshis 1234`,
 		`calpe_anchor_day_cap_satoshis 100000`, `calpe_anchor_fee_cap_satoshis 20000`, `calpe_anchor_fee_rate_cap_satoshis_per_vbyte 20`,
 		`calpe_anchor_attempts 2`, `calpe_anchor_attempt_fee_rate_satoshis_per_vbyte 2.5`, `calpe_anchor_attempt_blocks 2`,

@@ -31,6 +31,13 @@ func (s *service) state(ctx context.Context) (state metrics.State, err error) {
 	if state.Anchors, state.Fees, err = anchors.Paid(ctx); err != nil {
 		return metrics.State{}, err
 	}
+	if s.stamping != nil {
+		sum, err := s.db.Proofs().ProofSummary(ctx)
+		if err != nil {
+			return metrics.State{}, err
+		}
+		state.Calendars = s.stamping.Limits().Judge(sum, now)
+	}
 	state.Caps = s.caps
 	state.Funds = s.caps.Funds(state.Chain.Live, state.Chain.Deposits, cmp.Or(state.Chain.LastRate, s.fallback))
 	state.FundsState = state.Funds.State(s.lowFunds)
