@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,6 +25,7 @@ import (
 	"github.com/calpe/calpe/internal/porttest"
 	"github.com/calpe/calpe/merkle"
 	"github.com/calpe/calpe/receipt"
+	"github.com/calpe/calpe/storage/keyring"
 )
 
 // checked is a deployment whose servers have stopped, to be falsified.
@@ -32,6 +34,22 @@ type checked struct {
 	conn   *pgx.Conn
 	tables []string
 	size   uint64 // of the newest checkpoint
+	config fsck.Config
+}
+
+// inProcess is what "calped fsck --repair" runs, without a process for each time.
+func (c *checked) inProcess() fsck.Config {
+	c.t.Helper()
+	ring, err := keyring.Load(filepath.Join(c.env["CALPE_KEYS"], "keyring.json"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	db, objects := c.rows(), c.store()
+	return fsck.Config{
+		Identity: c.identity, Instance: db.Instance, Entries: db, Checkpoints: db, Documents: db, Records: db,
+		Anchors: db.Anchors(), Blocks: db.Anchors(), Proofs: db.Proofs(), Objects: objects, Bucket: objects, Node: c.node.client, Keys: ring,
+		Grace: 10 * time.Millisecond, Repair: true, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
+	}
 }
 
 // fsck runs the check, and wants that exit code.
@@ -85,6 +103,7 @@ func settled(t *testing.T) *checked {
 		t.Fatal(err)
 	}
 	c.keepRows()
+	c.config = c.inProcess()
 	return c
 }
 
@@ -263,9 +282,15 @@ func (c *checked) falsify(t *testing.T, f falsified) {
 		c.write(c.logBucket(), f.path, wrong)
 	}
 	slices.Sort(f.want)
-	r := c.fsck(map[bool]int{true: 0, false: 3}[f.mends], append(quick, "--repair")...)
+	r, err := fsck.Run(t.Context(), c.config)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if diff := cmp.Diff(f.want, named(r)); diff != "" {
 		t.Errorf("want, got:\n%s", diff)
+	}
+	if want := map[bool]fsck.Status{true: fsck.Clean, false: fsck.Broken}[f.mends]; r.Status != want {
+		t.Errorf("%s, want %s; unchecked %q", r.Status, want, r.Unchecked)
 	}
 	for _, x := range r.Findings {
 		if x.Repaired != f.mends {
