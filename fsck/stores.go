@@ -90,6 +90,12 @@ func (r *run) checkHead(ctx context.Context) ([]Finding, error) {
 	case shown.Size < head.Size && r.seen.head > 0 && shown.Size >= r.seen.head:
 		return nil, nil
 	case shown.Size < head.Size:
+		// What a server leaves that ends between the row and the object.
+		before, err := r.Checkpoints.CheckpointBefore(ctx, head.Time)
+		if err == nil && before.Size == shown.Size && before.Root == shown.Root {
+			r.note("the published head is one checkpoint behind the newest row; a running server puts it right")
+			return nil, nil
+		}
 		r.seen.head = cmp.Or(r.seen.head, head.Size)
 		f.Problem = fmt.Sprintf("shows %d entries, the newest checkpoint has %d", shown.Size, head.Size)
 	case shown.Size == head.Size && shown.Root != head.Root:

@@ -622,12 +622,16 @@ func TestFsckBesideServer(t *testing.T) {
 	s := d.serve(porttest.Address(t), map[string]string{"CALPE_ANCHOR_PATIENCE": "1s"})
 	s.awaitReady()
 	defer d.node.keepMining(700 * time.Millisecond)()
-	l := d.load(clients(), s.url)
+	l := d.load([]client{
+		{20 * time.Millisecond, func(seq uint64) request { return newRequestOf(stampKind, seq, 0) }},
+		{100 * time.Millisecond, func(seq uint64) request { return newRequestOf(documentKind, seq, 1+int(seq)) }},
+		{200 * time.Millisecond, func(seq uint64) request { return newRequestOf(certifiedKind, seq, 100) }},
+	}, s.url)
 	var entries uint64
-	for i := range 6 {
+	for i := range 4 {
 		l.awaitMore(20)
 		args := []string{"--grace", "20s"}
-		if i == 3 {
+		if i == 2 {
 			args = append(args, "--deep", "--repair")
 		}
 		r := d.fsck(0, args...)
@@ -638,5 +642,4 @@ func TestFsckBesideServer(t *testing.T) {
 	}
 	l.stop()
 	s.exitsCleanly()
-	d.fsck(0, quick...)
 }
