@@ -59,14 +59,19 @@ func (w *cable) carry(client net.Conn) {
 		client.Close()
 		return
 	}
+	var port int
+	if a, ok := server.LocalAddr().(*net.TCPAddr); ok {
+		port = a.Port
+	}
 	w.mu.Lock()
 	w.ends = append(w.ends, client, server)
-	if a, ok := server.LocalAddr().(*net.TCPAddr); ok {
-		w.ports[a.Port] = true
-	}
+	w.ports[port] = true
 	w.mu.Unlock()
 	go w.pump(client, server)
 	w.pump(server, client)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.ports, port) // it may be another cable's next
 }
 
 // pump passes bytes on. What comes while the cable is cut waits in it.
