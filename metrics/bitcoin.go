@@ -106,13 +106,14 @@ const (
 	refusedCap     = "cap"
 	refusedBudget  = "budget"
 	refusedHistory = "history"
+	refusedChain   = "chain"
 	refusedState   = "state"
 )
 
 func (m *Metrics) newSigner() {
 	m.signed = m.counter("calpe_signer_signatures_total", "Anchor attempts that the signer has signed.")
 	m.unsigned = m.counterVec("calpe_signer_refusals_total", "Anchor attempts that the signer hasn't signed, each time that it was asked.", "reason")
-	present([]string{refusedPolicy, refusedCap, refusedBudget, refusedHistory, refusedState, other},
+	present([]string{refusedPolicy, refusedCap, refusedBudget, refusedHistory, refusedChain, refusedState, other},
 		func(reason string) { m.unsigned.WithLabelValues(reason) })
 }
 
@@ -141,7 +142,7 @@ func refusalReason(err error) string {
 		is     error
 		reason string
 	}{
-		{signer.ErrBudget, refusedBudget}, {signer.ErrHistory, refusedHistory}, {signer.ErrState, refusedState},
+		{signer.ErrBudget, refusedBudget}, {signer.ErrHistory, refusedHistory}, {signer.ErrChain, refusedChain}, {signer.ErrState, refusedState},
 		{wallet.ErrCap, refusedCap}, {wallet.ErrPolicy, refusedPolicy},
 	} {
 		if errors.Is(err, r.is) {

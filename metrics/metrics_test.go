@@ -300,7 +300,7 @@ func TestCounters(t *testing.T) {
 		_, _ = w.Stamps(u).Commit(ctx, intake.Commitments{Commitments: make([]calpe.Commitment, 5)})
 	}
 	for _, err := range []error{
-		nil, fmt.Errorf("%w: %w", wallet.ErrPolicy, signer.ErrBudget), fmt.Errorf("x: %w", signer.ErrHistory), signer.ErrState, wallet.ErrCap, wallet.ErrPolicy, errors.New("x"),
+		nil, fmt.Errorf("%w: %w", wallet.ErrPolicy, signer.ErrBudget), fmt.Errorf("x: %w", signer.ErrHistory), fmt.Errorf("%w: x", signer.ErrChain), signer.ErrState, wallet.ErrCap, wallet.ErrPolicy, errors.New("x"),
 	} {
 		_, _ = w.Signer(signs{err: err}).Sign(ctx, nil, nil)
 	}
@@ -328,7 +328,7 @@ func TestCounters(t *testing.T) {
 		`calpe_intake_submissions_total{kind="document",result="intake-stopped"} 2`, `calpe_intake_submissions_total{kind="document",result="internal"} 2`,
 		`calpe_intake_submissions_total{kind="commitments",result="recorded"} 1`, `calpe_upload_bytes_total 28`,
 		`calpe_calendar_stamps_total{result="recorded"} 10`, `calpe_calendar_stamps_total{result="failed"} 10`,
-		`calpe_signer_signatures_total 1`, `calpe_signer_refusals_total{reason="budget"} 1`, `calpe_signer_refusals_total{reason="history"} 1`,
+		`calpe_signer_signatures_total 1`, `calpe_signer_refusals_total{reason="budget"} 1`, `calpe_signer_refusals_total{reason="history"} 1`, `calpe_signer_refusals_total{reason="chain"} 1`,
 		`calpe_signer_refusals_total{reason="state"} 1`, `calpe_signer_refusals_total{reason="cap"} 1`, `calpe_signer_refusals_total{reason="policy"} 1`,
 		`calpe_signer_refusals_total{reason="other"} 1`,
 		`calpe_seal_entries_sum 64`, `calpe_seal_duration_seconds_count 1`,
