@@ -14,6 +14,7 @@ GOVULNCHECK_VERSION := v1.8.0
 TEST_FLAGS ?= -race -p 2 -timeout 40m
 FUZZTIME ?= 30s
 LIFE_STEPS ?= 100000
+STREAM_LENGTH ?= 1000000
 
 .PHONY: help
 help: ## show this list
@@ -57,8 +58,9 @@ lint: ## vet, golangci-lint, import directions, formatting; govulncheck where it
 	@./deploy/govulncheck $(GOVULNCHECK_VERSION)
 
 .PHONY: fuzz
-fuzz: ## run every fuzz target for FUZZTIME (30s) each, and LIFE_STEPS (100000) random steps of the anchor engine
+fuzz: $(DEVSTACK) ## run every fuzz target for FUZZTIME (30s) each, LIFE_STEPS (100000) random steps of the anchor engine, streams of STREAM_LENGTH (1000000)
 	CALPE_LIFE_STEPS=$(LIFE_STEPS) go test -count=1 -timeout 24h -run '^TestRandomLife$$' ./anchor
+	CALPE_STREAM_LENGTH=$(STREAM_LENGTH) $(DEVSTACK) exec -- go test -count=1 -timeout 1h -run '^TestStream' -v ./integration
 	@for pkg in $$(go list ./...); do \
 	  for f in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 	    echo "== $$pkg $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; \

@@ -26,10 +26,10 @@ import (
 )
 
 // streamLength is how many commitments the tests of streams send: 150,000, or as
-// many as CALPE_TEST_STREAM says. The longer run is `make torture`.
+// many as CALPE_STREAM_LENGTH says. The longer run is `make torture`.
 func streamLength(t testing.TB) uint64 {
 	t.Helper()
-	text := os.Getenv("CALPE_TEST_STREAM")
+	text := os.Getenv("CALPE_STREAM_LENGTH")
 	if text == "" {
 		return 150_000
 	}
@@ -60,6 +60,7 @@ type upload struct {
 	done  uint64
 	index []uint64 // of each commitment that is acknowledged
 	cuts  int
+	http2 bool
 }
 
 // body is what is left, and breaks off after so many bytes.
@@ -117,12 +118,18 @@ func (u *upload) request(ctx context.Context, base, method string, body io.Reade
 	r.Header.Set("Authorization", "Bearer "+u.token)
 	r.Header.Set("Content-Type", "application/octet-stream")
 	r.Header.Set("Idempotency-Key", u.key)
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(!u.http2)
+	protocols.SetUnencryptedHTTP2(u.http2)
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, Protocols: protocols}}
 	answer, err := client.Do(r)
 	if err != nil {
 		return err
 	}
 	defer answer.Body.Close()
+	if (answer.ProtoMajor == 2) != u.http2 {
+		return fmt.Errorf("answered by %s", answer.Proto)
+	}
 	if answer.StatusCode == http.StatusTooManyRequests {
 		// What was cut off before is still being brought to its end.
 		pause(ctx, 100*time.Millisecond)
@@ -244,7 +251,7 @@ func TestStreamTakesNoMemory(t *testing.T) {
 	s := d.serve(porttest.Address(t), nil)
 	s.awaitReady()
 	n := streamLength(t)
-	warm := upload{d: d, key: "warm", seed: 1, count: 50_000, token: d.token}
+	warm := upload{d: d, key: "warm", seed: 1, count: 50_000, token: d.token, http2: true}
 	if err := warm.request(t.Context(), s.url, http.MethodPost, warm.body(1<<62), 1<<30); err != nil {
 		t.Fatal(err)
 	}
