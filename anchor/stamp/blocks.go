@@ -19,7 +19,9 @@ import (
 
 // complete asks calendars for the rest of what they promised. Of each calendar
 // the promises are asked about one after another, and no further once it can't be
-// reached: a dead one costs a step one time-out.
+// reached: a dead one costs a step one time-out. One that takes its time with each
+// answer doesn't keep those of others from being stored: what isn't answered in
+// time is asked in the next step.
 func (e *Engine) complete(ctx context.Context, epoch uint64) error {
 	open, err := e.cfg.Store.OpenProofs(ctx, e.cfg.Now(), e.cfg.Ask, maxOpen)
 	if err != nil {
@@ -29,10 +31,12 @@ func (e *Engine) complete(ctx context.Context, epoch uint64) error {
 	for _, p := range open {
 		by[p.Calendar] = append(by[p.Calendar], p)
 	}
+	asking, cancel := context.WithTimeout(ctx, e.askTime)
+	defer cancel()
 	answers := make(chan answered, len(open))
 	var all sync.WaitGroup
 	for _, proofs := range by {
-		all.Go(func() { e.askAbout(ctx, proofs, answers) })
+		all.Go(func() { e.askAbout(asking, proofs, answers) })
 	}
 	all.Wait()
 	close(answers)

@@ -127,12 +127,14 @@ const (
 	maxLed       = 1000
 	watched      = 100 // blocks below the tip within which what is final is still compared
 	stepTime     = 10 * time.Minute
+	askTime      = stepTime / 2 // for all questions of a step: what was answered must be stored, too
 )
 
 // Engine anchors one log by calendars. Run and Step must not be called
 // concurrently.
 type Engine struct {
-	cfg Config
+	cfg     Config
+	askTime time.Duration
 	// What follows is lost with the process on purpose: a restart tries everything
 	// again. Only Step uses it.
 	retryAt   map[string]time.Time // when a calendar that failed is submitted to again
@@ -160,7 +162,7 @@ func New(cfg Config) (*Engine, error) {
 	if err := checkURLs(cfg.URLs); err != nil {
 		return nil, err
 	}
-	return &Engine{cfg: cfg, retryAt: make(map[string]time.Time)}, nil
+	return &Engine{cfg: cfg, askTime: askTime, retryAt: make(map[string]time.Time)}, nil
 }
 
 // checkURLs demands two calendars, for one that is alone can lose everything.

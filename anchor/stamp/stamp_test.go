@@ -50,6 +50,7 @@ type world struct {
 	answers   map[string]ots.Timestamp                       // by calendar and message
 	submit    map[string]func([]byte) (ots.Timestamp, error) // what a calendar does instead of promising
 	complete  map[string]func([]byte) (ots.Timestamp, error) // and instead of answering
+	slow      map[string]bool                                // it doesn't answer before nobody waits any more
 	asked     int
 }
 
@@ -151,7 +152,11 @@ func (w *world) promise(digest []byte, nonce, at string) ots.Timestamp {
 }
 
 // Complete implements [Calendars].
-func (w *world) Complete(_ context.Context, base *url.URL, message []byte) (ots.Timestamp, error) {
+func (w *world) Complete(ctx context.Context, base *url.URL, message []byte) (ots.Timestamp, error) {
+	if w.slow[base.String()] {
+		<-ctx.Done()
+		return ots.Timestamp{}, fmt.Errorf("%w: pending", calendar.ErrNotYet)
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.asked++
@@ -426,6 +431,19 @@ func TestDeadCalendarIsAskedOnce(t *testing.T) {
 	if asked != 1 {
 		t.Errorf("the dead calendar was asked %d times in a step", asked)
 	}
+}
+
+// TestSlowCalendar: a calendar that takes all time there is to say nothing doesn't
+// keep the other one's proof from being stored.
+func TestSlowCalendar(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	w.step()
+	w.anchor(good)
+	w.slow = map[string]bool{other: true}
+	w.engine.askTime = 10 * time.Millisecond
+	w.after(10 * time.Minute)
+	w.wants(calpe.Watermarks{Broadcast: 5, Confirmed: 5}, ledger.ProofConfirmed, ledger.ProofPending)
 }
 
 // TestReorganisation: a proof whose block goes is pending again, also a final one;

@@ -155,8 +155,9 @@ func (s *Proofs) NewestProofs(ctx context.Context) ([]ledger.Proof, error) {
 }
 
 // OpenProofs lists up to limit pending proofs whose calendars are to be asked
-// now, the longest unasked first. A proof is asked least after it was promised or
-// last asked, and the older it gets the more rarely: after an eighth of its age.
+// now, the longest unasked first. A proof is asked at once when it was promised or
+// taken back, then least after it was last asked, and the older it gets the more
+// rarely: after an eighth of its age.
 func (s *Proofs) OpenProofs(ctx context.Context, now time.Time, least time.Duration, limit int) ([]ledger.Proof, error) {
 	return s.list(ctx, "list open proofs", `
 		WHERE state = 'pending' AND coalesce(asked_at, submitted_at) + greatest(
