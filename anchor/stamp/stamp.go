@@ -43,7 +43,8 @@ type Submissions interface {
 // [Submissions] do.
 type Questions interface {
 	// OpenProofs lists pending proofs whose calendars are to be asked now: not
-	// asked for at least that long, and the older they get the more rarely.
+	// asked for at least that long, and the older they get the more rarely; up to
+	// limit of each calendar, the longest unasked first.
 	OpenProofs(ctx context.Context, now time.Time, least time.Duration, limit int) ([]ledger.Proof, error)
 	MarkAsked(ctx context.Context, epoch uint64, id ledger.ProofID, at time.Time) error
 	// StoreWay moves a pending proof to confirmed, or to attested without a header.
@@ -121,7 +122,7 @@ type Config struct {
 
 // The limits of a step, so that it ends soon whatever calendars answer.
 const (
-	maxOpen      = 64 // promises that are asked about
+	maxOpen      = 64 // promises of each calendar that are asked about
 	maxQuestions = 4  // pending attestations of one promise that are asked about
 	maxWays      = 16 // ways to blocks in one answer that are looked at
 	maxLed       = 1000

@@ -154,15 +154,19 @@ func (s *Proofs) NewestProofs(ctx context.Context) ([]ledger.Proof, error) {
 	return s.list(ctx, "list the newest proofs", `WHERE size = (SELECT max(size) FROM proof) ORDER BY calendar`)
 }
 
-// OpenProofs lists up to limit pending proofs whose calendars are to be asked
-// now, the longest unasked first. A proof is asked at once when it was promised or
+// OpenProofs lists pending proofs whose calendars are to be asked now, the longest
+// unasked first, up to limit of each calendar. A proof is asked at once when it was promised or
 // taken back, then least after it was last asked, and the older it gets the more
 // rarely: after an eighth of its age.
 func (s *Proofs) OpenProofs(ctx context.Context, now time.Time, least time.Duration, limit int) ([]ledger.Proof, error) {
 	return s.list(ctx, "list open proofs", `
-		WHERE state = 'pending' AND coalesce(asked_at, submitted_at) + greatest(
-			CASE WHEN asked_at IS NULL THEN '0' ELSE make_interval(secs => $2) END, (coalesce(asked_at, submitted_at) - submitted_at) / 8) <= $1
-		ORDER BY coalesce(asked_at, submitted_at), size, calendar LIMIT $3`, now, least.Seconds(), limit)
+		WHERE (size, calendar) IN (
+			SELECT size, calendar FROM (
+				SELECT size, calendar, row_number() OVER (PARTITION BY calendar ORDER BY coalesce(asked_at, submitted_at), size) AS turn
+				FROM proof WHERE state = 'pending' AND coalesce(asked_at, submitted_at) + greatest(
+					CASE WHEN asked_at IS NULL THEN '0' ELSE make_interval(secs => $2) END, (coalesce(asked_at, submitted_at) - submitted_at) / 8) <= $1
+			) AS due WHERE turn <= $3)
+		ORDER BY coalesce(asked_at, submitted_at), size, calendar`, now, least.Seconds(), limit)
 }
 
 // LedProofs lists what was led to a block and may still be taken back: whatever

@@ -240,6 +240,37 @@ func checkMarks(t *testing.T, s *Proofs, want calpe.Watermarks) {
 	}
 }
 
+// TestOpenProofsOfEachCalendar: a calendar that has kept none of many promises
+// leaves room in the list for the others.
+func TestOpenProofsOfEachCalendar(t *testing.T) {
+	t.Parallel()
+	db, _ := openProofs(t)
+	s := db.Proofs()
+	for size := uint64(1); size <= 5; size++ {
+		for calendar, first := range map[string]uint64{calendarA: 1, calendarB: 5} { // B's is the newest
+			if size < first {
+				continue
+			}
+			at := testTime.Add(time.Duration(size) * time.Hour)
+			if err := errors.Join(s.WantProofs(t.Context(), 1, proofPayload(size), []string{calendar}, at),
+				s.StorePromise(t.Context(), 1, ledger.ProofID{Size: size, Calendar: calendar}, []byte("promise"), at)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	list, err := s.OpenProofs(t.Context(), testTime.Add(24*time.Hour), time.Minute, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []ledger.ProofID
+	for _, p := range list {
+		got = append(got, p.ID())
+	}
+	if want := []ledger.ProofID{{Size: 1, Calendar: calendarA}, {Size: 2, Calendar: calendarA}, {Size: 5, Calendar: calendarB}}; !slices.Equal(got, want) {
+		t.Errorf("to be asked: %v, want %v", got, want)
+	}
+}
+
 // TestProofSchema: what the code never does, the schema refuses too.
 func TestProofSchema(t *testing.T) {
 	t.Parallel()
