@@ -47,7 +47,7 @@ func TestChainIsRestarted(t *testing.T) {
 	c := &citizen{d: d, dir: t.TempDir(), env: map[string]string{"CALPE_SERVER": s.url, "CALPE_TOKEN": d.token, "CALPE_IDENTITY": "identity.json"}}
 	c.write("identity.json", d.identity.Canonical())
 	c.write("before.txt", []byte("from before\n"))
-	c.exits(0, "upload", "--wait", "final", "--timeout", "90s", "before.txt")
+	c.exits(0, "upload", "--wait", "final", "--timeout", patience.String(), "before.txt")
 	if out, errs, code := d.calped(nil, "log", "restart-chain", "--reason", "none"); code == 0 || !strings.Contains(errs, "isn't broken") {
 		t.Errorf("a chain that is whole was restarted: %s%s", out, errs)
 	}
@@ -100,9 +100,9 @@ func TestChainIsRestarted(t *testing.T) {
 
 	c.env["CALPE_SERVER"] = s.url
 	c.write("behind.txt", []byte("from behind\n"))
-	c.exits(0, "upload", "--wait", "final", "--timeout", "90s", "behind.txt")
+	c.exits(0, "upload", "--wait", "final", "--timeout", patience.String(), "behind.txt")
 	s.stampMany(8, 50)
-	c.exits(0, "receipt", "--wait", "final", "--timeout", "90s", "before.txt.receipt.json")
+	c.exits(0, "receipt", "--wait", "final", "--timeout", patience.String(), "before.txt.receipt.json")
 	mining()
 	c.fetchHeaders()
 	for _, name := range []string{"before.txt", "behind.txt"} {
