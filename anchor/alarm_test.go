@@ -17,6 +17,7 @@ import (
 	"github.com/calpe/calpe/anchor"
 	"github.com/calpe/calpe/anchor/bitcoin"
 	"github.com/calpe/calpe/anchor/ledger"
+	"github.com/calpe/calpe/anchor/signer"
 	"github.com/calpe/calpe/anchor/wallet"
 )
 
@@ -146,6 +147,10 @@ func TestCausesOf(t *testing.T) {
 		{errors.New("x"), []anchor.Cause{anchor.CauseOther}},
 		{fmt.Errorf("%w: %w", anchor.ErrUnsigned, wallet.ErrPolicy), []anchor.Cause{anchor.CausePolicy, anchor.CauseUnsigned}},
 		{errors.Join(fmt.Errorf("x: %w", anchor.ErrNodesDisagree), wallet.ErrOutOfFunds), []anchor.Cause{anchor.CauseNodesDisagree, anchor.CauseOutOfFunds}},
+		{fmt.Errorf("%w: %w", anchor.ErrUnsigned, signer.ErrHistory), []anchor.Cause{anchor.CausePolicy, anchor.CauseUnsigned}},
+		{fmt.Errorf("%w: %w", anchor.ErrUnsigned, signer.ErrChain), []anchor.Cause{anchor.CausePolicy, anchor.CauseUnsigned}},
+		{fmt.Errorf("%w: %w", anchor.ErrUnsigned, signer.ErrState), []anchor.Cause{anchor.CausePolicy, anchor.CauseUnsigned}},
+		{fmt.Errorf("%w: %w", anchor.ErrUnsigned, signer.ErrBudget), []anchor.Cause{anchor.CauseCap, anchor.CauseUnsigned}},
 		{errors.Join(bitcoin.ErrUnavailable, bitcoin.ErrWarmingUp), []anchor.Cause{anchor.CauseNodeDown}},
 	} {
 		got := anchor.CausesOf(c.err)

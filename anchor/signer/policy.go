@@ -18,23 +18,32 @@ import (
 	"github.com/calpe/calpe/merkle"
 )
 
-// Why a policy refuses, beside [wallet.ErrPolicy] (the transaction isn't an
-// anchor of ours) and [wallet.ErrCap] (one fee is too high). All are for
-// errors.Is, and none of them changes any state.
+// Why a policy refuses. Each is a [wallet.ErrPolicy] or a [wallet.ErrCap], which by
+// themselves say that the transaction isn't an anchor of ours, and that one fee is
+// too high. All are for errors.Is, and none of them changes any state.
 var (
 	// ErrBudget: the fees of a day would exceed the budget. It passes with time.
-	ErrBudget = errors.New("the signer's budget for a day is used up")
+	ErrBudget = error(&refusal{"the signer's budget for a day is used up", wallet.ErrCap})
 	// ErrHistory: the root was not proved to be of the same log as the largest one
 	// that was signed. Never signed, whatever the reason: it could be a second history.
-	ErrHistory = errors.New("the root is not proved consistent with what was signed before")
+	ErrHistory = error(&refusal{"the root is not proved consistent with what was signed before", wallet.ErrPolicy})
 	// ErrChain: the coin isn't of the chain of coins that was signed so far. Another
 	// chain would let two histories stand beside each other.
-	ErrChain = errors.New("the coin is not of the chain that was signed")
+	ErrChain = error(&refusal{"the coin is not of the chain that was signed", wallet.ErrPolicy})
 	// ErrState: there is no state of the signer, or it is an older copy: the chain of
 	// coins holds a larger size than the state knows to be signed. An operator
 	// must say what was signed ("calped signer init").
-	ErrState = errors.New("the signer's state is missing or too old")
+	ErrState = error(&refusal{"the signer's state is missing or too old", wallet.ErrPolicy})
 )
+
+// refusal is one of those: a word of its own for a general kind of refusal.
+type refusal struct {
+	text string
+	kind error
+}
+
+func (r *refusal) Error() string { return r.text }
+func (r *refusal) Unwrap() error { return r.kind }
 
 // Limits of a [Request].
 const (
