@@ -97,7 +97,7 @@ func newFailure(err error) *failure {
 	f := &failure{Code: "failed", Text: err.Error()}
 	f.Text = strings.ToValidUTF8(f.Text[:min(len(f.Text), longest)], "")
 	for code, kind := range kinds() {
-		general := kind == wallet.ErrPolicy || kind == wallet.ErrCap // each of the others is one of them
+		general := code == "policy" || code == "cap" // each of the others is one of them
 		if errors.Is(err, kind) && (f.Code == "failed" || !general) {
 			f.Code = code
 		}
