@@ -160,6 +160,9 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Store == nil || cfg.Log == nil || cfg.Calendars == nil {
 		return nil, errors.New("stamping lacks its store, log or calendars")
 	}
+	if min(cfg.Interval, cfg.Ask, cfg.Retry, cfg.Stall, cfg.Poll) < 0 || cfg.Silence < 0 {
+		return nil, errors.New("stamping: no time may be negative")
+	}
 	if err := checkURLs(cfg.URLs); err != nil {
 		return nil, err
 	}

@@ -679,6 +679,7 @@ func TestNewRefuses(t *testing.T) {
 	for words, edit := range map[string]func(*Config){
 		"lacks":            func(c *Config) { c.Calendars = nil },
 		"two or more":      func(c *Config) { c.URLs = c.URLs[:1] },
+		"negative":         func(c *Config) { c.Stall = -1 },
 		"configured twice": func(c *Config) { c.URLs = []*url.URL{w.url(good), w.url(good + "/")} },
 	} {
 		cfg := all

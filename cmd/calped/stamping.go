@@ -54,10 +54,10 @@ type Stamping struct {
 // for itself.
 func (g Stamping) urls(own string) ([]*url.URL, error) {
 	var list []*url.URL
-	for _, text := range g.Calendars {
+	for i, text := range g.Calendars {
 		u, err := calendar.ParseURL(text)
-		if err != nil {
-			return nil, fmt.Errorf("CALPE_STAMP_CALENDARS: %q: %w", text, err)
+		if err != nil { // it isn't repeated: there may be a password in it
+			return nil, fmt.Errorf("CALPE_STAMP_CALENDARS: address %d: %w", i+1, err)
 		}
 		if mine, err := calendar.ParseURL(own); err == nil && *mine == *u {
 			return nil, fmt.Errorf("CALPE_STAMP_CALENDARS: %s is the calendar of this log: it can't anchor itself", u)
