@@ -87,20 +87,18 @@ func (n *Node) generate(count int) (hashes []calpe.BlockHash) {
 }
 
 // connect and disconnect are of the connection that this node makes to another.
+// It is made once: btcd makes a permanent one again five seconds after it was
+// removed.
 func (n *Node) connect(other *Node) {
 	n.tb.Helper()
-	verb := "add"
-	if n.kind == Core {
-		verb = "onetry"
-	}
 	var none any
-	n.Call(&none, "addnode", other.p2p, verb)
+	n.Call(&none, "addnode", other.p2p, "onetry")
 }
 
 func (n *Node) disconnect(other *Node) error {
 	var none any
 	if n.kind == Btcd {
-		return n.call(&none, "addnode", other.p2p, "remove")
+		return n.call(&none, "node", "disconnect", other.p2p)
 	}
 	return n.call(&none, "disconnectnode", other.p2p)
 }
