@@ -26,6 +26,10 @@ const (
 	CodeSlowClient          Code = "slow-client"           // the body came below the minimum rate, or not to its end
 	CodeCertification       Code = "certification-refused" // the certification statement doesn't hold; the message says why
 	CodeIdempotencyMismatch Code = "idempotency-mismatch"  // the Idempotency-Key was used with another request
+	CodeOffset              Code = "offset-mismatch"       // a piece that doesn't begin where the upload has come to
+	CodeLocked              Code = "upload-locked"         // another request is adding to the upload
+	CodeChecksum            Code = "checksum-mismatch"     // a piece isn't what its Upload-Checksum says; nothing of it is kept
+	CodeTusVersion          Code = "tus-version"           // Tus-Resumable is missing, or another version of the protocol
 	CodeNotYet              Code = "not-yet"               // it exists and will be there later
 	CodeNotAnchored         Code = "not-anchored"          // what is asked for takes a block, and none holds it yet
 	CodeIntakeStopped       Code = "intake-stopped"        // no new entries until an operator has looked; reading goes on

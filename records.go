@@ -368,6 +368,47 @@ type Object struct {
 	Checksum  string // as the server states it: plain SHA-256, or composite, base64
 }
 
+// PartsPlace is where the parts of an object go that isn't complete yet.
+type PartsPlace struct {
+	Object string // name of the object that they will be
+	Upload string // of S3, which it gave when the object was begun
+}
+
+// Part is a part of such an object that is durable.
+type Part struct {
+	ETag string // as the server answered
+	Sum  Hash   // SHA-256 of the part as it is stored
+}
+
+// Partial is a document that comes in pieces: what of it is durable, and where.
+type Partial struct {
+	ID       DocumentID // also of the document that it becomes
+	Owner    string
+	Size     int64 // bytes of the whole document
+	Place    PartsPlace
+	KeyID    string     // of the key-encryption key; empty: the document is recorded, and has the key
+	Wrapped  []byte     // data key
+	Sealed   []byte     // what the client said of the document, under its key (I10)
+	Received int64      // bytes of the document that are durable, in parts and tail
+	Tail     string     // object that holds the beginning of the next part; empty: none is needed
+	State    []byte     // the running hash behind the last full part, under the document's key
+	Parts    []Part     // all that are durable, in their order
+	Document DocumentID // that was recorded; zero: none yet
+	Created  time.Time
+	Expires  time.Time
+}
+
+// Lease says who is adding to a [Partial]: 16 random bytes, drawn anew for each request.
+type Lease [16]byte
+
+// Progress is what one step adds to a [Partial].
+type Progress struct {
+	Received int64
+	Tail     string
+	State    []byte
+	Parts    []Part // behind those that it has
+}
+
 // StoredObject is what object storage says of a document's object.
 type StoredObject struct {
 	Size        int64

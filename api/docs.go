@@ -91,7 +91,10 @@ func renderDocs(data []byte) ([]byte, error) {
 		section := docsSection{Name: tag.Name, Description: tag.Description}
 		for _, path := range slices.Sorted(maps.Keys(d.Paths)) {
 			item := d.Paths[path]
-			for _, o := range []docsOperation{{"GET", path, item.Get, nil, nil}, {"POST", path, item.Post, nil, nil}} {
+			for _, o := range []docsOperation{
+				{"GET", path, item.Get, nil, nil}, {"POST", path, item.Post, nil, nil}, {"PATCH", path, item.Patch, nil, nil},
+				{"DELETE", path, item.Delete, nil, nil}, {"OPTIONS", path, item.Options, nil, nil},
+			} {
 				if o.operation == nil || !slices.Contains(o.Tags, tag.Name) {
 					continue
 				}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"io"
 	"mime"
@@ -73,16 +74,20 @@ func (s *Server) postDocument(w http.ResponseWriter, r *http.Request) error {
 	if !done.Existing {
 		s.accounts.charge(owner, 1, 0)
 	}
+	w.Header().Set("Location", "/v1/documents/"+done.ID.String())
+	return writeJSON(w, http.StatusCreated, s.describeUploaded(r.Context(), done))
+}
+
+func (s *Server) describeUploaded(ctx context.Context, done intake.Uploaded) documentAnswer {
 	answer := describe(done.Document, calpe.Received)
-	if marks, err := s.cfg.Watermarks.Watermarks(r.Context()); err == nil {
+	if marks, err := s.cfg.Watermarks.Watermarks(ctx); err == nil {
 		// An earlier request with the same key may have come further since.
 		if state, ok := marks.State(done.Index); ok {
 			answer.State = state
 		}
 	}
 	answer.Acknowledgement = acknowledged(done.Acknowledgement)
-	w.Header().Set("Location", "/v1/documents/"+done.ID.String())
-	return writeJSON(w, http.StatusCreated, answer)
+	return answer
 }
 
 func describe(d intake.Document, state calpe.State) documentAnswer {

@@ -36,8 +36,11 @@ type description struct {
 }
 
 type pathItem struct {
-	Get  *operation `json:"get"`
-	Post *operation `json:"post"`
+	Get     *operation `json:"get"`
+	Post    *operation `json:"post"`
+	Patch   *operation `json:"patch"`
+	Delete  *operation `json:"delete"`
+	Options *operation `json:"options"`
 }
 
 type operation struct {

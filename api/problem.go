@@ -20,6 +20,9 @@ type problem struct {
 	Code   calpe.Code `json:"code"`
 }
 
+// statusChecksum is what tus says when Upload-Checksum doesn't hold.
+const statusChecksum = 460
+
 // answerOf is the one place where an error code becomes an HTTP answer.
 // docs/errors.md has the same table for clients; a test compares them.
 var answerOf = map[calpe.Code]struct {
@@ -41,6 +44,10 @@ var answerOf = map[calpe.Code]struct {
 	calpe.CodeSlowClient:          {http.StatusRequestTimeout, "The request didn't arrive in time", 0},
 	calpe.CodeCertification:       {http.StatusUnprocessableEntity, "The certification doesn't hold", 0},
 	calpe.CodeIdempotencyMismatch: {http.StatusUnprocessableEntity, "The Idempotency-Key belongs to another request", 0},
+	calpe.CodeOffset:              {http.StatusConflict, "The upload has come to another place", 0},
+	calpe.CodeLocked:              {http.StatusLocked, "Another request is adding to the upload", 5},
+	calpe.CodeChecksum:            {statusChecksum, "The piece isn't what its checksum says", 0},
+	calpe.CodeTusVersion:          {http.StatusPreconditionFailed, "Another version of tus is spoken here", 0},
 	calpe.CodeNotYet:              {http.StatusNotFound, "It isn't there yet", 5},
 	calpe.CodeNotAnchored:         {http.StatusConflict, "No block holds it yet", 5},
 	calpe.CodeIntakeStopped:       {http.StatusServiceUnavailable, "No new entries are taken at the moment", 60},

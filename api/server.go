@@ -58,6 +58,7 @@ var ErrStarting = errors.New("starting")
 // what stands in for them.
 type Config struct {
 	Intake           Intake
+	Partials         Partials
 	Catalog          Catalog
 	Tokens           Tokens
 	Entries          Entries
@@ -114,7 +115,7 @@ type Server struct {
 
 // New checks cfg and makes the handler.
 func New(cfg Config) (*Server, error) {
-	for _, part := range []any{cfg.Intake, cfg.Catalog, cfg.Tokens, cfg.Entries, cfg.Anchors, cfg.Proofs,
+	for _, part := range []any{cfg.Intake, cfg.Partials, cfg.Catalog, cfg.Tokens, cfg.Entries, cfg.Anchors, cfg.Proofs,
 		cfg.Acknowledgements, cfg.Agencies, cfg.Watermarks, cfg.Objects} {
 		if part == nil {
 			return nil, errors.New("api: a part of the server is missing in its Config")
@@ -171,7 +172,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.routes.Se
 // them. Whatever has a GET has a HEAD.
 func (s *Server) route() *chi.Mux {
 	mux := chi.NewRouter()
-	mux.Use(s.observe, s.recoverPanic, s.secureHeaders, s.boundBodies, middleware.GetHead)
+	mux.Use(s.observe, s.recoverPanic, s.secureHeaders, s.boundBodies, overrideMethod, middleware.GetHead)
 	mux.NotFound(s.handle(func(http.ResponseWriter, *http.Request) error {
 		return calpe.Errorf(calpe.CodeNotFound, "There is nothing at this address.")
 	}))
@@ -193,6 +194,7 @@ func (s *Server) route() *chi.Mux {
 	mux.Get("/v1/documents/{id}/receipt", s.handle(s.getReceipt))
 	mux.Get("/v1/documents/{id}/content", s.handle(s.getContent))
 	mux.Get("/v1/documents/{id}/events", s.handle(s.getDocumentEvents))
+	s.routeUploads(mux)
 	mux.Get("/v1/commitments", s.handle(s.getCommitments))
 	mux.Post("/v1/commitments", s.handle(s.postCommitments))
 	mux.Get("/v1/entries/{index}", s.handle(s.getEntry))
@@ -214,7 +216,7 @@ func (s *Server) route() *chi.Mux {
 // allowed is the Allow header of a path (RFC 9110, 10.2.1).
 func allowed(mux *chi.Mux, path string) string {
 	var methods []string
-	for _, method := range []string{http.MethodGet, http.MethodPost} {
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete, http.MethodOptions} {
 		if !mux.Match(chi.NewRouteContext(), method, path) {
 			continue
 		}

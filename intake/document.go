@@ -71,6 +71,20 @@ type draft struct {
 	object        calpe.Object
 	digest        calpe.Digest
 	created       time.Time
+	pieces        bool // it came in pieces
+}
+
+// keyHash is what its submission is recorded under, so that it is recorded once.
+// One that came in pieces always has it: its last piece may be sent again. The
+// rest have it if they came with an Idempotency-Key.
+func (d draft) keyHash() (hash calpe.Hash, ok bool) {
+	switch {
+	case d.upload.IdempotencyKey != "":
+		return hashOf(d.upload.IdempotencyKey), true
+	case d.pieces: // no Idempotency-Key has a zero byte
+		return hashOf("pieces\x00" + d.id.String()), true
+	}
+	return calpe.Hash{}, false
 }
 
 // submission makes the rows of a draft, and the document as it will be, with
@@ -94,9 +108,9 @@ func (s *Service) submission(d draft) (calpe.Submission, Document, error) {
 		},
 		Key: &calpe.WrappedKey{Document: d.id, KeyID: d.wrapped.KeyID, Wrapped: d.wrapped.Bytes},
 	}
-	if d.upload.IdempotencyKey != "" {
+	if keyHash, ok := d.keyHash(); ok {
 		submission.Idempotency = &calpe.Idempotency{
-			Owner: d.upload.Owner, KeyHash: hashOf(d.upload.IdempotencyKey), RequestTag: s.tag(d.upload, d.digest), Document: d.id,
+			Owner: d.upload.Owner, KeyHash: keyHash, RequestTag: s.tag(d.upload, d.digest), Document: d.id,
 		}
 	}
 	if d.certification == nil {

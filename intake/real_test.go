@@ -67,6 +67,9 @@ type site struct {
 	url   string
 	store *s3.Store
 	ring  *keyring.Ring
+
+	documents string          // bucket
+	seen      map[string]bool // versions of objects that a scan has read
 }
 
 func newSite(t *testing.T, url string) *site {
@@ -90,7 +93,7 @@ func newSite(t *testing.T, url string) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{log: batchtest.NewLog(t, "log.example/"+id), url: url, store: store, ring: ring}
+	s := &site{log: batchtest.NewLog(t, "log.example/"+id), url: url, store: store, ring: ring, documents: "t" + id + "-documents", seen: map[string]bool{}}
 	s.create(t)
 	return s
 }

@@ -164,6 +164,12 @@ func (u Upload) check() error {
 	switch {
 	case u.Body == nil || u.Owner == "":
 		return calpe.Errorf(calpe.CodeInternal, "an upload needs a body and an owner")
+	}
+	return u.checkFields()
+}
+
+func (u Upload) checkFields() error {
+	switch {
 	case len(u.Name) > maxNameBytes || !utf8.ValidString(u.Name):
 		return calpe.Errorf(calpe.CodeInvalidRequest, "the document's name has more than %d bytes, or is not UTF-8", maxNameBytes)
 	case len(u.MediaType) > maxMediaTypeBytes || !utf8.ValidString(u.MediaType):
@@ -285,7 +291,9 @@ func (s *Service) record(ctx context.Context, d draft) (Uploaded, error) {
 		return Uploaded{}, err
 	}
 	if recorded.Existing { // the same request was faster
-		s.discard(ctx, d.object.Name)
+		if recorded.Document != d.id { // the object of one that came in pieces may be that document's
+			s.discard(ctx, d.object.Name)
+		}
 		return s.uploaded(ctx, d.upload.Owner, recorded)
 	}
 	document.Index = recorded.First

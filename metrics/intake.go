@@ -154,3 +154,23 @@ func (s countedStamps) Commit(ctx context.Context, c intake.Commitments) (intake
 	}
 	return done, err
 }
+
+type countedPartials struct {
+	api.Partials
+	m *Metrics
+}
+
+// Partials counts what comes in pieces: bytes, and documents when they are recorded.
+func (m *Metrics) Partials(p api.Partials) api.Partials { return countedPartials{p, m} }
+
+// Append implements [api.Partials].
+func (p countedPartials) Append(ctx context.Context, piece intake.Piece) (intake.PartialStatus, error) {
+	if piece.Body != nil {
+		piece.Body = countedReader{piece.Body, p.m.intake.uploaded}
+	}
+	status, err := p.Partials.Append(ctx, piece)
+	if err == nil && !status.Document.IsZero() {
+		p.m.submission(kindDocument, status.Document != status.ID, nil)
+	}
+	return status, err
+}

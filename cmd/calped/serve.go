@@ -66,6 +66,8 @@ type Keeping struct {
 	MinRate    int64         `help:"Slowest upload that is taken, in bytes a second, averaged from the start." env:"MIN_RATE" default:"4096"`
 	IdleTime   time.Duration `help:"Longest silence within an upload." env:"IDLE_TIME" default:"30s"`
 	MaxTime    time.Duration `help:"Longest upload." env:"MAX_TIME" default:"6h"`
+	PiecesTime time.Duration `help:"Longest time that a document may take which comes in pieces (tus), from its beginning to its last piece; below the age of orphans." env:"PIECES_TIME" default:"20h"`
+	Pieces     int           `help:"Pieces of documents that are read at a time; each takes 5 MiB." env:"PIECES" default:"16"`
 	RetainFor  time.Duration `help:"How long Object Lock keeps each document." env:"RETAIN_FOR" default:"87600h"`
 	RetainMode string        `help:"Object Lock mode: compliance (nobody can shorten it) or governance (an administrator can)." env:"RETAIN_MODE" enum:"compliance,governance" default:"compliance"`
 	OrphanAge  time.Duration `help:"Age at which an object that no document names is deleted; above the longest upload." env:"ORPHAN_AGE" default:"24h"`
@@ -280,6 +282,7 @@ func (s *service) run(ctx context.Context, endpoints []endpoint, grace time.Dura
 	}
 	g.Go(func() error { return ignoreCancel(s.retainer.Run(failed)) })
 	g.Go(func() error { return ignoreCancel(s.sweeper.Run(failed)) })
+	g.Go(func() error { return ignoreCancel(s.partials.Run(failed)) })
 	for _, e := range endpoints {
 		g.Go(func() error {
 			if err := e.server.Serve(e.listener); !errors.Is(err, http.ErrServerClosed) {

@@ -44,6 +44,7 @@ type service struct {
 	anchors  *batch.AnchorPublisher
 	retainer *intake.Retainer
 	sweeper  *intake.Sweeper
+	partials *intake.Partials
 	caps     wallet.Caps
 	fallback ledger.FeeRate // while the node has no estimate
 	lowFunds int64
@@ -255,6 +256,9 @@ func (s *service) openIntake(c *serveCommand, published *batch.Log) error {
 	if c.MaxTime >= c.OrphanAge {
 		return fmt.Errorf("an upload may take %v, and orphans are deleted after %v: the latter must be longer, or uploads are deleted while they run", c.MaxTime, c.OrphanAge)
 	}
+	if c.PiecesTime >= c.OrphanAge || c.PiecesTime < time.Minute || c.Pieces < 1 {
+		return fmt.Errorf("a document may take %v in %d pieces at a time, and orphans are deleted after %v: the former must be a minute or more and below the latter, the pieces 1 or more", c.PiecesTime, c.Pieces, c.OrphanAge)
+	}
 	ring, err := s.app.loadKeyring()
 	if err != nil {
 		return err
@@ -267,6 +271,12 @@ func (s *service) openIntake(c *serveCommand, published *batch.Log) error {
 	uploads, err := intake.NewService(intake.ServiceConfig{
 		Recorder: s.recorder, Objects: s.objects, Documents: s.db, Agencies: s.db, Keys: ring, NewName: s3.NewDocumentName,
 		MaxDocument: c.MaxSize, RetainFor: c.RetainFor, Now: s.app.now, Logger: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.partials, err = intake.NewPartials(intake.PartialsConfig{
+		Service: uploads, Rows: s.db, Parts: s.objects, PartSize: s3.PartPlain, MaxAge: c.PiecesTime, Pieces: c.Pieces,
 	})
 	if err != nil {
 		return err
@@ -301,7 +311,7 @@ func (s *service) openIntake(c *serveCommand, published *batch.Log) error {
 		return err
 	}
 	s.api, err = api.New(api.Config{
-		Intake: s.app.metrics.Intake(uploads), Observe: s.app.metrics.HTTP(metrics.APIListener), Catalog: catalog, Tokens: s.db, Entries: s.db, Anchors: s.db.Anchors(), Proofs: published,
+		Intake: s.app.metrics.Intake(uploads), Partials: s.app.metrics.Partials(s.partials), Observe: s.app.metrics.HTTP(metrics.APIListener), Catalog: catalog, Tokens: s.db, Entries: s.db, Anchors: s.db.Anchors(), Proofs: published,
 		Acknowledgements: s.recorder, Agencies: s.db, Watermarks: s, Timestamps: s.db.Proofs(), Treasury: s.treasury(), Stamping: s.stamper(), Objects: s.objects, Identity: s.identity,
 		CalendarURI: c.URI, Ready: s.dependencies(), MaxDocument: c.MaxSize,
 		Finder: finder, FindPerMinute: c.Finding.PerMinute, FindTotal: c.Finding.Total,

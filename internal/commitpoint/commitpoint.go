@@ -18,6 +18,11 @@ const (
 	ObjectPartStored Point = "store.part-stored"
 	ObjectStored     Point = "store.object-stored"
 
+	// Pieces: a document that comes in pieces has come further, or is in the log and
+	// its row doesn't say so.
+	PartialAdvanced Point = "store.partial-advanced"
+	PartialRecorded Point = "record.partial-recorded"
+
 	// Record: around the group commit and the fence.
 	FenceRaised     Point = "record.fence-raised"
 	GroupInserted   Point = "record.group-inserted"
@@ -62,7 +67,7 @@ const (
 // All lists every point, for the test that crashes at each.
 func All() []Point {
 	return []Point{
-		ObjectPartStored, ObjectStored,
+		ObjectPartStored, ObjectStored, PartialAdvanced, PartialRecorded,
 		FenceRaised, GroupInserted, GroupCommitted, GroupAnswered, ObjectRetained, RetainRecorded,
 		RecoveryFilled, RecoveryRolled, RecoveryFenced, RecoveryClaimed,
 		TileStored, TilesStored, CheckpointStored, CheckpointRow,

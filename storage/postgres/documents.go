@@ -190,7 +190,9 @@ func (db *DB) RewrapKey(ctx context.Context, old, rewrapped calpe.WrappedKey) er
 func (db *DB) DestroyKey(ctx context.Context, id calpe.DocumentID) error {
 	// Crash before the commit: the document is still readable, and the caller must
 	// not have said otherwise. Crash after it: it is erased; a second call agrees.
-	_, err := db.on(ctx).Exec(ctx, `DELETE FROM document_key WHERE document_id = $1`, [16]byte(id))
+	// A document that came in pieces may have left its key there too, for a moment.
+	const sql = `WITH also AS (DELETE FROM partial_key WHERE partial_id = $1) DELETE FROM document_key WHERE document_id = $1`
+	_, err := db.on(ctx).Exec(ctx, sql, [16]byte(id))
 	return translate("destroy document key", err)
 }
 

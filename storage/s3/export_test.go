@@ -37,4 +37,6 @@ func Decrypt(key [32]byte, sealed io.Reader, offset, length, size int64) ([]byte
 }
 
 // Buffers reports how many upload buffers are in use.
-func (s *Store) Buffers() int { return len(s.small.slots) + len(s.parts.slots) }
+func (s *Store) Buffers() int {
+	return len(s.small.slots) + len(s.parts.slots) + len(s.sealedParts.slots)
+}

@@ -67,18 +67,28 @@ func (s *Store) OpenDocument(ctx context.Context, object calpe.Object, key [32]b
 	ctx, cancel := context.WithCancel(ctx)
 	sealed := &rangeReader{ctx: ctx, store: s, name: object.Name, version: object.VersionID,
 		pos: first * sealedChunk, end: min(end*sealedChunk, total), total: total}
-	r, err := decrypt(sealed, key, plainRange{offset: offset, length: length, size: object.PlainSize})
-	if err == nil {
-		err = sealed.connect()
-	}
-	if err == nil {
-		err = r.skip()
-	}
+	r, err := openRange(sealed, object, key, offset, length)
 	if err != nil {
 		cancel()
 		return nil, errors.Join(fmt.Errorf("open document: %w", err), sealed.Close())
 	}
-	return &documentReader{plainReader: r, sealed: sealed, cancel: cancel}, nil
+	return &documentReader{Reader: r, sealed: sealed, cancel: cancel}, nil
+}
+
+// openRange connects, and decrypts up to the first byte of the range.
+func openRange(sealed *rangeReader, object calpe.Object, key [32]byte, offset, length int64) (io.Reader, error) {
+	if err := sealed.connect(); err != nil {
+		return nil, err
+	}
+	if object.PartSize == sealedPart {
+		r := &partsReader{sealed: sealed, key: key, size: object.PlainSize, pos: offset, end: offset + length}
+		return r, r.next()
+	}
+	r, err := decrypt(sealed, key, plainRange{offset: offset, length: length, size: object.PlainSize})
+	if err != nil {
+		return nil, err
+	}
+	return r, r.skip()
 }
 
 type eofReader struct{}
@@ -86,7 +96,7 @@ type eofReader struct{}
 func (eofReader) Read([]byte) (int, error) { return 0, io.EOF }
 
 type documentReader struct {
-	*plainReader
+	io.Reader
 	sealed *rangeReader
 	cancel context.CancelFunc
 }

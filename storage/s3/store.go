@@ -64,13 +64,15 @@ func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
 // Store is the object storage of one deployment. Its methods are safe for
 // concurrent use.
 type Store struct {
-	cfg     Config
-	core    minio.Core
-	anon    minio.Core // the same server without credentials, for the self-test
-	small   *buffers
-	parts   *buffers
-	maxSize int64 // plaintext bytes that fit into maxParts parts
-	probe   *writeProbe
+	cfg   Config
+	core  minio.Core
+	anon  minio.Core // the same server without credentials, for the self-test
+	small *buffers
+	parts *buffers
+	// sealedParts are for documents that come in pieces, see PutPart.
+	sealedParts *buffers
+	maxSize     int64 // plaintext bytes that fit into maxParts parts
+	probe       *writeProbe
 }
 
 // New checks the configuration and makes a Store. It doesn't connect: that is
@@ -112,6 +114,8 @@ func New(cfg Config) (*Store, error) {
 		small:   newBuffers(smallBuffer, int(cfg.UploadMemory/8/smallBuffer)),
 		parts:   newBuffers(int(cfg.PartSize), int(cfg.UploadMemory*7/8/cfg.PartSize)),
 		maxSize: plainCapacity(maxParts * cfg.PartSize),
+
+		sealedParts: newBuffers(sealedPart, partBuffers),
 	}, nil
 }
 
@@ -149,6 +153,8 @@ func (c Config) check() (*url.URL, error) {
 		return nil, fmt.Errorf("documents and log are the same bucket %q; the log may become public, the documents never", c.LogBucket)
 	case c.PartSize < minPartSize || c.PartSize > maxPartSize:
 		return nil, fmt.Errorf("part size is %d bytes, want %d to %d", c.PartSize, minPartSize, maxPartSize)
+	case c.PartSize == sealedPart:
+		return nil, fmt.Errorf("part size is %d bytes, which is that of documents that come in pieces; take another", c.PartSize)
 	case c.UploadMemory*7/8 < c.PartSize:
 		return nil, fmt.Errorf("upload memory is %d bytes, too little for one part of %d bytes", c.UploadMemory, c.PartSize)
 	case c.Attempts < 1 || c.Attempts > 20:
