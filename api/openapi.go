@@ -112,7 +112,7 @@ func parseDescription(data []byte) (*description, error) {
 		return nil, fmt.Errorf("read OpenAPI document: %w", err)
 	}
 	for _, item := range d.Paths {
-		for _, op := range []*operation{item.Get, item.Post} {
+		for _, op := range []*operation{item.Get, item.Post, item.Patch, item.Delete, item.Options} {
 			if op != nil {
 				d.resolve(op)
 			}

@@ -36,8 +36,8 @@ type openAPI struct {
 }
 
 type pathItem struct {
-	Route     string `json:"x-route"` // of the router, where it says it in another way
-	Get, Post *apiOperation
+	Route                             string `json:"x-route"` // of the router, where it says it in another way
+	Get, Post, Patch, Delete, Options *apiOperation
 }
 
 type apiOperation struct {
@@ -174,7 +174,7 @@ func referred[T any](t *testing.T, components map[string]*T, kind, ref string) *
 
 // operations are those of a path, by method.
 func (i pathItem) operations() map[string]*apiOperation {
-	all := map[string]*apiOperation{"GET": i.Get, "POST": i.Post}
+	all := map[string]*apiOperation{"GET": i.Get, "POST": i.Post, "PATCH": i.Patch, "DELETE": i.Delete, "OPTIONS": i.Options}
 	maps.DeleteFunc(all, func(_ string, op *apiOperation) bool { return op == nil })
 	return all
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"hash"
+	"mime"
 	"net/http"
 	"strconv"
 	"strings"
@@ -53,9 +54,9 @@ type uploadAnswer struct {
 func (s *Server) routeUploads(mux chi.Router) {
 	mux.Options(uploadsPath, s.tus(s.getProtocol))
 	mux.Post(uploadsPath, s.tus(s.beginUpload))
-	mux.Get(uploadsPath+"/{id}", s.tus(s.getUploadState))
-	mux.Patch(uploadsPath+"/{id}", s.tus(s.patchUpload))
-	mux.Delete(uploadsPath+"/{id}", s.tus(s.deleteUpload))
+	mux.Get(uploadsPath+"/{upload}", s.tus(s.getUploadState))
+	mux.Patch(uploadsPath+"/{upload}", s.tus(s.patchUpload))
+	mux.Delete(uploadsPath+"/{upload}", s.tus(s.deleteUpload))
 }
 
 // overrideMethod lets a client whose network knows GET and POST alone say which
@@ -176,7 +177,8 @@ func setMetadata(n *intake.NewPartial, key string, value []byte) (err error) {
 	case "filename":
 		n.Name, err = checkName(string(value))
 	case "filetype":
-		n.MediaType = shortMediaType(string(value))
+		mediaType, _, _ := mime.ParseMediaType(string(value)) // as of a whole document
+		n.MediaType = shortMediaType(mediaType)
 	case "sha256":
 		digest, bad := calpe.ParseDigest(string(value))
 		if bad != nil {
@@ -194,7 +196,7 @@ func setMetadata(n *intake.NewPartial, key string, value []byte) (err error) {
 
 // uploadID is the id in the path. One that can't be an id is of nothing.
 func uploadID(r *http.Request) (calpe.DocumentID, error) {
-	id, err := calpe.ParseDocumentID(chi.URLParam(r, "id"))
+	id, err := calpe.ParseDocumentID(chi.URLParam(r, "upload"))
 	if err != nil {
 		return id, calpe.Errorf(calpe.CodeNotFound, "There is no such upload.")
 	}

@@ -198,6 +198,9 @@ func (k *walk) whileRefusing(n int) {
 	refuse("submitCommitments", always...)
 	refuse("getUpload", calpe.CodeUnavailable, calpe.CodeIdempotencyMismatch)
 	refuse("uploadDocument", append(always, calpe.CodeCertification)...)
+	refuse("beginUpload", calpe.CodeUnavailable, calpe.CodeIntakeStopped, calpe.CodeTooManyRequests, calpe.CodeCertification)
+	refuse("continueUpload", append(always, calpe.CodeCertification, calpe.CodeLocked)...)
+	refuse("abandonUpload", calpe.CodeLocked)
 }
 
 // whileCrowded asks for more than the limits allow.
@@ -293,6 +296,9 @@ func (k *walk) path(a *attempt, bad bool) {
 			continue
 		}
 		value := k.value(p)
+		if p.Name == "upload" { // one that no request has ended
+			value = strings.TrimPrefix(k.newUpload(), "/v1/uploads/")
+		}
 		if bad {
 			value = k.doubtful(a, p, value)
 		}
@@ -515,7 +521,7 @@ func (k *walk) check(a attempt, got answer) error {
 
 // mayBeAnywhere are headers that say nothing of one operation.
 var mayBeAnywhere = []string{"Content-Type", "Content-Length", "Cache-Control", "Vary", "Accept-Ranges", "X-Content-Type-Options", "Content-Security-Policy",
-	"Referrer-Policy", "X-Accel-Buffering", "Connection"}
+	"Referrer-Policy", "X-Accel-Buffering", "Connection", "Tus-Resumable"}
 
 func (k *walk) checkHeaders(described *apiResponse, header http.Header) error {
 	for name, h := range described.Headers {
@@ -657,6 +663,8 @@ func (k *walk) content(a *attempt, bad bool) {
 		k.document(a, bad)
 	case "submitCommitments":
 		k.commitments(a, bad)
+	case "continueUpload":
+		k.piece(a, bad)
 	}
 }
 

@@ -98,7 +98,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w.entries = []calpe.Entry{w.identity.Entry()}
 	w.config = api.Config{
-		Intake: w, Catalog: w, Tokens: w, Entries: w, Anchors: w, Proofs: w, Acknowledgements: w, Agencies: w, Watermarks: w,
+		Intake: w, Partials: partials{w, map[calpe.DocumentID]*partial{}}, Catalog: w, Tokens: w, Entries: w, Anchors: w, Proofs: w, Acknowledgements: w, Agencies: w, Watermarks: w,
 		Treasury: w, Objects: w, Identity: w.identity, MaxDocument: 1 << 20, Now: func() time.Time { return w.now },
 		Logger:   slog.New(slog.NewTextHandler(w.logs, nil)),
 		Schedule: api.Schedule{Seal: 10 * time.Second, Anchor: time.Hour, Target: 6, Depth: 6},

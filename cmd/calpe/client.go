@@ -133,6 +133,7 @@ type call struct {
 	// none.
 	body  func() (io.ReadCloser, int64, error)
 	limit int64
+	got   func(http.Header) // if set, is given the header of the answer
 }
 
 // getJSON makes a public or private GET and decodes its answer. Members that
@@ -250,6 +251,9 @@ func (s *service) once(ctx context.Context, c call) ([]byte, error) {
 	}
 	if int64(len(data)) > c.limit {
 		return nil, fmt.Errorf("%w: the answer has more than %d bytes", errLocal, c.limit)
+	}
+	if c.got != nil {
+		c.got(resp.Header)
 	}
 	return data, nil
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/receipt/statement"
@@ -33,6 +34,8 @@ type pending struct {
 	Salt *calpe.Salt `json:"salt,omitempty"`
 	// Certification is the digest of the statement that goes with a document.
 	Certification *calpe.Digest `json:"certification,omitempty"`
+	// Upload is the path at the service of a document that is sent in pieces.
+	Upload string `json:"upload,omitempty"`
 
 	path  string
 	fresh bool // begun by this run
@@ -50,7 +53,7 @@ func begin(path string, want pending) (pending, error) {
 		return pending{}, err
 	}
 	var found pending
-	if err := statement.Decode(data, &found); err != nil || found.Type != pendingType || !isKey(found.Key) {
+	if err := statement.Decode(data, &found); err != nil || found.Type != pendingType || !isKey(found.Key) || !isUpload(found.Upload) {
 		return pending{}, fmt.Errorf("%s is not a file of this program: move it away", shown(path))
 	}
 	what := ""
@@ -79,17 +82,28 @@ func isKey(text string) bool {
 	return err == nil && len(raw) == keySize
 }
 
+// isUpload reports whether text is the path of an upload, or none.
+func isUpload(text string) bool {
+	id, ok := strings.CutPrefix(text, uploadsPath+"/")
+	_, err := calpe.ParseDocumentID(id)
+	return text == "" || ok && err == nil
+}
+
 func create(path string, p pending) (pending, error) {
 	var key [keySize]byte
 	_, _ = rand.Read(key[:]) // never fails, see crypto/rand
 	p.Type, p.Key, p.path, p.fresh = pendingType, fmt.Sprintf("%x", key), path, true
+	// Crash behind this: nothing was sent; the next run makes this request.
+	return p, p.save()
+}
+
+// save makes the file say what p says, durably.
+func (p pending) save() error {
 	data, err := json.MarshalIndent(p, "", "  ")
 	if err != nil {
-		return pending{}, err
+		return err
 	}
-	err = replaceFile(path, privateFile, func(w io.Writer) error { _, err := w.Write(append(data, '\n')); return err })
-	// Crash here: nothing was sent; the next run makes this request.
-	return p, err
+	return replaceFile(p.path, privateFile, func(w io.Writer) error { _, err := w.Write(append(data, '\n')); return err })
 }
 
 // end removes the file, once the receipt is durable.

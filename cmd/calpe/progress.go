@@ -29,6 +29,7 @@ type meteredReader struct {
 	ctx   context.Context
 	r     io.Reader
 	meter meter
+	read  *int64 // counts what is read, too, if it is set
 }
 
 func (m *meteredReader) Read(p []byte) (int, error) {
@@ -37,5 +38,8 @@ func (m *meteredReader) Read(p []byte) (int, error) {
 	}
 	n, err := m.r.Read(p)
 	m.meter.add(n)
+	if m.read != nil {
+		*m.read += int64(n)
+	}
 	return n, err
 }

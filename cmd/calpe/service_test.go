@@ -52,6 +52,8 @@ type fakeService struct {
 	docs    map[string]*fakeDocument
 	answers map[string]fakeAnswer // by Idempotency-Key
 	agency  *fakeAgency
+	pieces  map[string]*fakePieces // by the id of their upload
+	lost    int                    // bytes of pieces that came and were not kept
 
 	faults   []fault
 	requests []fakeRequest
@@ -302,7 +304,7 @@ func (s *fakeService) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	s.requests = append(s.requests, fakeRequest{r.Method, r.URL.Path, r.Header.Clone(), body})
 	path, _ := strings.CutPrefix(r.URL.Path, "/v1/")
-	private := strings.HasPrefix(path, "documents") || path == "commitments"
+	private := strings.HasPrefix(path, "documents") || strings.HasPrefix(path, "uploads") || path == "commitments"
 	if private && r.Header.Get("Authorization") != "Bearer "+testToken {
 		refuse(w, http.StatusUnauthorized, calpe.CodeUnauthorized, "Send a valid token.")
 		return
@@ -312,6 +314,8 @@ func (s *fakeService) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	switch parts := strings.Split(path, "/"); {
+	case parts[0] == "uploads":
+		s.upload(w, r, strings.TrimPrefix(path, "uploads"), body)
 	case path == "identity":
 		_, _ = w.Write(s.id.Canonical())
 	case path == "find":
@@ -373,6 +377,11 @@ func (s *fakeService) postDocument(w http.ResponseWriter, r *http.Request, body 
 	if !ok {
 		return
 	}
+	s.answerDocument(w, http.StatusCreated, s.recordDocument(doc, a, r.Header.Get("Idempotency-Key"), fingerprint))
+}
+
+// recordDocument records it, unless that is the answer of an earlier request.
+func (s *fakeService) recordDocument(doc *fakeDocument, a fakeAnswer, key, fingerprint string) fakeAnswer {
 	if a.document == "" {
 		doc.salt, doc.certSalt = *newSalt(), *newSalt()
 		commitments := []calpe.Commitment{calpe.Commit(doc.digest, doc.salt)}
@@ -388,12 +397,21 @@ func (s *fakeService) postDocument(w http.ResponseWriter, r *http.Request, body 
 		doc.code = calpe.NewFindCode(random)
 		a = fakeAnswer{fingerprint, doc.index, id.String()}
 		s.docs[a.document] = doc
-		if key := r.Header.Get("Idempotency-Key"); key != "" {
+		if key != "" {
 			s.answers[key] = a
 		}
 	}
-	answerJSON(w, http.StatusCreated, map[string]any{"id": a.document, "index": a.index, "state": s.state(a.index), "name": doc.name,
-		"media_type": doc.mediaType, "size": doc.size, "digest": doc.digest, "created": "2026-11-21T09:30:00Z", "code": s.docs[a.document].code, "acknowledgement": s.promise(a.index)})
+	return a
+}
+
+func (s *fakeService) answerDocument(w http.ResponseWriter, status int, a fakeAnswer) {
+	answerJSON(w, status, s.describeDocument(a))
+}
+
+func (s *fakeService) describeDocument(a fakeAnswer) map[string]any {
+	doc := s.docs[a.document]
+	return map[string]any{"id": a.document, "index": a.index, "state": s.state(a.index), "name": doc.name,
+		"media_type": doc.mediaType, "size": doc.size, "digest": doc.digest, "created": "2026-11-21T09:30:00Z", "code": doc.code, "acknowledgement": s.promise(a.index)}
 }
 
 func (s *fakeService) certifies(c statement.Signed, digest calpe.Digest) bool {

@@ -27,11 +27,12 @@ type uploadCommand struct {
 	pinning
 	waiting
 	Certification string   `help:"Certification by an agency, as \"calpe certify\" writes it, to be notarized with the document." placeholder:"FILE"`
+	Resumable     int64    `help:"Send a file of this many bytes or more in pieces: after a cut, or when the command is run again, it goes on where it was. 0: send every file whole." default:"33554432" placeholder:"BYTES"`
 	Files         []string `arg:"" name:"file" help:"Document to notarize."`
 }
 
 func (uploadCommand) Help() string {
-	return `For each FILE it writes FILE.receipt.json, once the service's signed acknowledgement has been checked. A file that has a receipt already is not sent again; its receipt is brought up to date. If something goes wrong, run the same command again: FILE.upload-pending.json remembers the request, so that nothing is recorded twice.
+	return `For each FILE it writes FILE.receipt.json, once the service's signed acknowledgement has been checked. A file that has a receipt already is not sent again; its receipt is brought up to date. If something goes wrong, run the same command again: FILE.upload-pending.json remembers the request, so that nothing is recorded twice, and a large file (see --resumable) goes on where it was, within the time that the service keeps its pieces (20 hours, unless it says otherwise).
 
 All files are tried. The exit code says the worst that happened.`
 }
@@ -56,7 +57,7 @@ func (c *uploadCommand) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	u := uploader{a: a, s: s, id: id, certification: certification}
+	u := uploader{a: a, s: s, id: id, certification: certification, resumable: c.Resumable}
 	return notarizeAll(ctx, a, s, c.waiting, c.Files, u.upload)
 }
 
@@ -115,6 +116,7 @@ type uploader struct {
 	s             *service
 	id            receipt.Identity
 	certification *statement.Signed // nil if there is none
+	resumable     int64             // bytes from which on a file is sent in pieces; 0: never
 }
 
 // uploadAnswer is what the service says of a document that it has recorded.
@@ -150,7 +152,7 @@ func (u uploader) upload(ctx context.Context, path string) (*receiptFile, error)
 	if err != nil {
 		return nil, err
 	}
-	answer, err := u.post(ctx, doc, p)
+	answer, err := u.send(ctx, doc, &p)
 	if err != nil {
 		return nil, p.drop(err)
 	}
@@ -187,7 +189,27 @@ func (f *receiptFile) resume(digest calpe.Digest, certification *calpe.Digest, p
 	return true, pending{path: pendingPath}.end()
 }
 
-// post sends the document as a stream.
+// send sends the document, and checks that the answer is about it.
+func (u uploader) send(ctx context.Context, doc document, p *pending) (answer uploadAnswer, err error) {
+	if u.resumable > 0 && doc.size >= u.resumable {
+		answer, err = u.postPieces(ctx, doc, p)
+	} else {
+		err = errNoPieces
+	}
+	if errors.Is(err, errNoPieces) {
+		answer, err = u.post(ctx, doc, *p)
+	}
+	if err != nil {
+		return uploadAnswer{}, err
+	}
+	if answer.Digest != doc.digest || answer.Size != doc.size || answer.Acknowledgement == nil {
+		return uploadAnswer{}, fmt.Errorf("%w: the service answers for another document, or without an acknowledgement: digest %s and %d bytes, the file has %s and %d",
+			errRefuted, answer.Digest, answer.Size, doc.digest, doc.size)
+	}
+	return answer, nil
+}
+
+// post sends the document as one stream.
 func (u uploader) post(ctx context.Context, doc document, p pending) (uploadAnswer, error) {
 	what := "upload"
 	form, err := u.form(doc)
@@ -203,14 +225,7 @@ func (u uploader) post(ctx context.Context, doc document, p pending) (uploadAnsw
 		return uploadAnswer{}, err
 	}
 	var answer uploadAnswer
-	if err := decodeAnswer(what, data, &answer); err != nil {
-		return uploadAnswer{}, err
-	}
-	if answer.Digest != doc.digest || answer.Size != doc.size || answer.Acknowledgement == nil {
-		return uploadAnswer{}, fmt.Errorf("%w: the service answers for another document, or without an acknowledgement: digest %s and %d bytes, the file has %s and %d",
-			errRefuted, answer.Digest, answer.Size, doc.digest, doc.size)
-	}
-	return answer, nil
+	return answer, decodeAnswer(what, data, &answer)
 }
 
 // form is a multipart body without the document: what stands before and behind.
