@@ -25,6 +25,7 @@ func crashes() (all []crash) {
 	for _, p := range commitpoint.All() {
 		switch p {
 		case commitpoint.RecoveryRolled: // needs an older database: TestOlderDatabasePutBack
+		case commitpoint.PartialAdvanced, commitpoint.PartialRecorded: // need pieces: TestKillWhileADocumentComesInPieces
 		case commitpoint.AnchorRewound: // needs a reorganisation: TestKillWhileAnchoring
 		case commitpoint.ProofWanted, commitpoint.ProofSubmitted, commitpoint.ProofPromised, commitpoint.ProofAnswered,
 			commitpoint.ProofConfirmed, commitpoint.ProofFinal: // need calendars: TestAnchoredByCalendars

@@ -1,4 +1,4 @@
--- Documents that come in pieces (docs/design/0007-resumable-uploads.md).
+-- Documents that come in pieces (docs/design/0008-pieces.md).
 -- SQL comments cite the invariants of docs/design/README.md.
 
 -- +goose Up
