@@ -80,8 +80,8 @@ func (s *Server) tus(h handlerFunc) http.HandlerFunc {
 	return s.handle(func(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Tus-Resumable", tusVersion)
 		version := r.Header.Values("Tus-Resumable")
-		free := r.Method == http.MethodGet || r.Method == http.MethodHead
-		if r.Method != http.MethodOptions && !(free && len(version) == 0) && (len(version) != 1 || version[0] != tusVersion) {
+		free := r.Method == http.MethodOptions || len(version) == 0 && (r.Method == http.MethodGet || r.Method == http.MethodHead)
+		if !free && (len(version) != 1 || version[0] != tusVersion) {
 			w.Header().Set("Tus-Version", tusVersion)
 			return calpe.Errorf(calpe.CodeTusVersion, "Send the header Tus-Resumable: %s.", tusVersion)
 		}
