@@ -213,8 +213,8 @@ func (a *assembly) pause(ctx context.Context) error {
 	}
 	kept := a.n - a.n%pieceStep
 	received := a.at + int64(kept)
-	if received == a.row.Received || a.digest != nil {
-		if a.body.err == nil && a.read {
+	if received == a.row.Received || a.digest != nil { // there is nothing more to keep
+		if a.body.err == nil && a.read && a.row.Received == a.piece.Offset {
 			return calpe.Errorf(calpe.CodeInvalidRequest, "a piece must have %d bytes or more, or reach to the end of the document", pieceStep)
 		}
 		return a.cut()

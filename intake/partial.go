@@ -60,7 +60,7 @@ type PartialsConfig struct {
 	// Default 16.
 	Pieces int
 	// Lease is how long the row of a document stays with a process that has died.
-	// Default 30 s.
+	// Default 10 s.
 	Lease    time.Duration
 	Interval time.Duration // between two sweeps; default 10 min
 }
@@ -91,7 +91,7 @@ func NewPartials(cfg PartialsConfig) (*Partials, error) {
 	}
 	cfg.MaxAge = cmp.Or(cfg.MaxAge, 20*time.Hour)
 	cfg.MaxOpen, cfg.Pieces = cmp.Or(cfg.MaxOpen, 100), cmp.Or(cfg.Pieces, 16)
-	cfg.Lease, cfg.Interval = cmp.Or(cfg.Lease, 30*time.Second), cmp.Or(cfg.Interval, 10*time.Minute)
+	cfg.Lease, cfg.Interval = cmp.Or(cfg.Lease, 10*time.Second), cmp.Or(cfg.Interval, 10*time.Minute)
 	if cfg.MaxAge < 0 || cfg.MaxOpen < 0 || cfg.Pieces < 0 || cfg.Lease < time.Second || cfg.Interval < 0 {
 		return nil, errors.New("partial documents: MaxAge, MaxOpen, Pieces and Interval must be positive, and Lease 1 s or more")
 	}
