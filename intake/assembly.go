@@ -156,7 +156,7 @@ func (a *assembly) readTail(ctx context.Context, size int64) error {
 	return nil
 }
 
-// place is where the parts go.
+// put stores what is in buf as the next part.
 func (a *assembly) put(ctx context.Context) (calpe.Part, error) {
 	number := int(a.at/int64(len(a.buf))) + 1
 	part, err := a.cfg.Parts.PutPart(ctx, a.row.Place, a.key.Content(), a.row.Size, number, a.buf[:a.n])
@@ -193,7 +193,7 @@ func (a *assembly) advance(ctx context.Context, received int64, tail string) err
 	}
 	progress := calpe.Progress{Received: received, Tail: tail, State: state, Parts: a.parts}
 	if err := a.cfg.Rows.AdvancePartial(ctx, a.row.ID, a.lease, len(a.row.Parts), progress); err != nil {
-		return partialError(a.row.ID, err)
+		return leaseError(a.row.ID, err)
 	}
 	// Crash here: the former tail is an object without a row, for the sweep.
 	commitpoint.Reached(commitpoint.PartialAdvanced)

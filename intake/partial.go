@@ -341,12 +341,20 @@ func (p *Partials) keep(ctx context.Context, id calpe.DocumentID, lease calpe.Le
 			case <-ticker.C:
 			}
 			if err := p.cfg.Rows.RenewPartial(ctx, id, lease, p.cfg.Lease); errors.Is(err, calpe.ErrNotFound) {
-				lost(partialError(id, err))
+				lost(leaseError(id, err))
 				return
 			}
 		}
 	}()
 	return func() { cancel(); <-ended }
+}
+
+// leaseError is the error of a change that names a lease which isn't held any more.
+func leaseError(id calpe.DocumentID, err error) error {
+	if errors.Is(err, calpe.ErrNotFound) {
+		return &calpe.Error{Code: calpe.CodeLocked, Message: "another request has taken over the upload " + id.String(), Err: err}
+	}
+	return unavailable(err)
 }
 
 func partialError(id calpe.DocumentID, err error) error {

@@ -116,7 +116,9 @@ func TestDocumentInPieces(t *testing.T) {
 			if err == nil {
 				status = next
 			}
-			s.wantNoPlaintext(t)
+			if cuts%4 == 0 || !status.Document.IsZero() {
+				s.wantNoPlaintext(t)
+			}
 		}
 		for _, p := range both {
 			done, err := p.Recorded(t.Context(), status.ID, "anna")
