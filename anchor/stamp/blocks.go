@@ -188,6 +188,15 @@ func hashOf(header [calpe.HeaderSize]byte) calpe.BlockHash {
 	return sha256.Sum256(once[:])
 }
 
+// compareAny is compare for a log that no calendars anchor any more, and most
+// never did: then the source of headers isn't bothered.
+func (e *Engine) compareAny(ctx context.Context, epoch uint64) error {
+	if newest, err := e.cfg.Store.NewestProofs(ctx); err != nil || len(newest) == 0 {
+		return err
+	}
+	return e.compare(ctx, epoch)
+}
+
 // compare holds the proofs in blocks against the headers, once for each new tip:
 // what an attested one lacked, whether one is deep enough, and whether its block
 // is still there. What is above the tip is left alone: then it is the source of
@@ -278,7 +287,7 @@ func (e *Engine) makeFinal(ctx context.Context, epoch uint64, p ledger.Proof) er
 }
 
 func (e *Engine) takeBack(ctx context.Context, epoch uint64, p ledger.Proof, why string) (ledger.Proof, error) {
-	e.cfg.Logger.WarnContext(ctx, "a proof by a calendar was taken back; the calendar is asked anew", slog.String("because", why), slog.String("was", string(p.State)),
+	e.cfg.Logger.WarnContext(ctx, "a proof by a calendar was taken back", slog.String("because", why), slog.String("was", string(p.State)),
 		slog.String("calendar", p.Calendar), slog.Uint64("size", p.Size), slog.Uint64("height", uint64(p.Way.Height)))
 	p.State = ledger.ProofPending
 	return p, e.cfg.Store.TakeProofBack(ctx, epoch, p.ID())

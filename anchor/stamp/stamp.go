@@ -94,12 +94,14 @@ type Headers interface {
 
 // Config of an [Engine]. Zero values take the default in brackets.
 type Config struct {
-	Store     Store
-	Log       Log
+	Store Store
+	Log   Log
+	// Calendars are asked. Nil: nobody is, nothing is submitted, and the engine only
+	// compares the proofs that there are with Headers, so that none outlives its block.
 	Calendars Calendars
 	// URLs are the calendars to submit to, from [calendar.ParseURL]: two or more,
 	// none twice. Beside them only public ones are asked for the rest of what these
-	// promise: a calendar's answer may name any address.
+	// promise: a calendar's answer may name any address. Without Calendars, none.
 	URLs []*url.URL
 	// Headers are what ways to blocks are compared with. Nil: they aren't, and
 	// nothing is confirmed; whoever verifies a receipt compares.
@@ -157,16 +159,28 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	if cfg.Store == nil || cfg.Log == nil || cfg.Calendars == nil {
-		return nil, errors.New("stamping lacks its store, log or calendars")
+	if cfg.Store == nil || cfg.Log == nil {
+		return nil, errors.New("stamping lacks its store or log")
 	}
 	if min(cfg.Interval, cfg.Ask, cfg.Retry, cfg.Stall, cfg.Poll) < 0 || cfg.Silence < 0 {
 		return nil, errors.New("stamping: no time may be negative")
 	}
-	if err := checkURLs(cfg.URLs); err != nil {
+	if err := cfg.checkCalendars(); err != nil {
 		return nil, err
 	}
 	return &Engine{cfg: cfg, askTime: askTime, retryAt: make(map[string]time.Time)}, nil
+}
+
+func (c Config) checkCalendars() error {
+	switch {
+	case c.Calendars != nil:
+		return checkURLs(c.URLs)
+	case len(c.URLs) > 0:
+		return errors.New("stamping lacks what asks its calendars")
+	case c.Headers == nil:
+		return errors.New("stamping has neither calendars to ask nor headers to compare with: there is nothing to do")
+	}
+	return nil
 }
 
 // checkURLs demands two calendars, for one that is alone can lose everything.
@@ -226,10 +240,7 @@ func isFatal(err error) bool {
 // That a calendar fails is no error of the step: it is logged, and tried again.
 func (e *Engine) Step(ctx context.Context, epoch uint64) error {
 	var errs []error
-	for _, part := range []struct {
-		what string
-		do   func(ctx context.Context, epoch uint64) error
-	}{{"submit", e.submit}, {"complete", e.complete}, {"compare", e.compare}, {"sum up", e.watch}} {
+	for _, part := range e.parts() {
 		if err := part.do(ctx, epoch); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", part.what, err))
 		}
@@ -238,6 +249,19 @@ func (e *Engine) Step(ctx context.Context, epoch uint64) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// part is one of the things that a step does.
+type part struct {
+	what string
+	do   func(ctx context.Context, epoch uint64) error
+}
+
+func (e *Engine) parts() []part {
+	if e.cfg.Calendars == nil {
+		return []part{{"compare", e.compareAny}}
+	}
+	return []part{{"submit", e.submit}, {"complete", e.complete}, {"compare", e.compare}, {"sum up", e.watch}}
 }
 
 // allowed gives the address of a calendar that a promise names, if it may be

@@ -474,6 +474,53 @@ func TestReorganisation(t *testing.T) {
 	w.wants(calpe.Watermarks{Broadcast: 5, Confirmed: 5, Final: 5}, ledger.ProofFinal, ledger.ProofPending)
 }
 
+// TestNobodyIsAskedAnyMore: an engine without calendars submits and asks nothing,
+// and yet no proof outlives its block; what is deep enough gets final.
+func TestNobodyIsAskedAnyMore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	compareOnly := func(c *Config) { c.Calendars, c.URLs = nil, nil }
+	noNode := func(c *Config) { compareOnly(c); c.Headers = noHeaders{t} }
+	w.restart(noNode)
+	w.step() // there is no proof yet
+	w.restart(nil)
+	w.step()
+	w.anchor(good)
+	w.after(10 * time.Minute)
+	w.wants(calpe.Watermarks{Broadcast: 5, Confirmed: 5}, ledger.ProofConfirmed, ledger.ProofPending)
+	submitted, asked := len(w.submitted[good]), w.asked
+
+	w.restart(compareOnly)
+	w.grow(9)
+	w.mine(depth)
+	w.after(24 * time.Hour)
+	w.wants(calpe.Watermarks{Broadcast: 5, Confirmed: 5, Final: 5}, ledger.ProofFinal, ledger.ProofPending)
+	w.chain = w.chain[:150]
+	w.salt = 7
+	w.mine(60)
+	w.after(24 * time.Hour)
+	w.wants(calpe.Watermarks{Broadcast: 5}, ledger.ProofPending, ledger.ProofPending)
+	if stamp, err := w.db.Proofs().TimestampFor(t.Context(), 0); !errors.Is(err, calpe.ErrNotFound) {
+		t.Errorf("a receipt has a proof whose block is gone: %+v, %v", stamp, err)
+	}
+	w.logged("taken back")
+	if len(w.submitted[good]) != submitted || w.asked != asked {
+		t.Errorf("%d submissions and %d questions, want %d and %d as before", len(w.submitted[good]), w.asked, submitted, asked)
+	}
+}
+
+// noHeaders fails the test when it is asked.
+type noHeaders struct{ t *testing.T }
+
+func (h noHeaders) Tip(context.Context) (uint32, calpe.BlockHash, error) {
+	h.t.Error("headers are read for nothing")
+	return 0, calpe.BlockHash{}, errors.New("no headers")
+}
+
+func (h noHeaders) At(context.Context, uint32) ([calpe.HeaderSize]byte, error) {
+	return [calpe.HeaderSize]byte{}, errors.New("no headers")
+}
+
 // TestSecondNode: what the second node doesn't confirm isn't final, all else goes
 // on, and the log tells once.
 func TestSecondNode(t *testing.T) {
@@ -677,7 +724,9 @@ func TestNewRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for words, edit := range map[string]func(*Config){
-		"lacks":            func(c *Config) { c.Calendars = nil },
+		"lacks its":        func(c *Config) { c.Log = nil },
+		"lacks what asks":  func(c *Config) { c.Calendars = nil },
+		"nothing to do":    func(c *Config) { c.Calendars, c.URLs = nil, nil },
 		"two or more":      func(c *Config) { c.URLs = c.URLs[:1] },
 		"negative":         func(c *Config) { c.Stall = -1 },
 		"configured twice": func(c *Config) { c.URLs = []*url.URL{w.url(good), w.url(good + "/")} },

@@ -40,7 +40,7 @@ func (c *doctorCommand) Run(ctx context.Context, a *app) error {
 	if s.node != nil {
 		say("the Bitcoin nodes are on the log's network", s.checkNodes(ctx))
 	}
-	if s.stamping != nil {
+	if s.calendars != nil {
 		say(fmt.Sprintf("what calendars say is compared with headers: %s", s.comparedWith), s.checkStamping(ctx))
 	}
 	say("the log in object storage is the database's", s.checkLog(ctx))

@@ -31,7 +31,7 @@ func (s *service) state(ctx context.Context) (state metrics.State, err error) {
 	if state.Anchors, state.Fees, err = anchors.Paid(ctx); err != nil {
 		return metrics.State{}, err
 	}
-	if s.stamping != nil {
+	if s.calendars != nil {
 		sum, err := s.db.Proofs().ProofSummary(ctx)
 		if err != nil {
 			return metrics.State{}, err

@@ -308,7 +308,7 @@ func (s *service) run(ctx context.Context, endpoints []endpoint, grace time.Dura
 }
 
 // anchor runs what anchors the log: the engine with what publishes its anchors,
-// the calendars, or both. When one of them ends, all do.
+// what calendars prove, or both. When one of them ends, all do.
 func (s *service) anchor(ctx context.Context, epoch uint64) error {
 	together, stop := context.WithCancel(ctx)
 	defer stop()
@@ -323,9 +323,7 @@ func (s *service) anchor(ctx context.Context, epoch uint64) error {
 		run(s.anchors.Run)
 		run(func(ctx context.Context) error { return s.engine.Run(ctx, epoch) })
 	}
-	if s.stamping != nil {
-		run(func(ctx context.Context) error { return s.stamping.Run(ctx, epoch) })
-	}
+	run(func(ctx context.Context) error { return s.stamping.Run(ctx, epoch) })
 	return g.Wait()
 }
 

@@ -51,8 +51,8 @@ type service struct {
 	api      *api.Server
 	calendar *api.Calendar // nil: it isn't served here
 
-	stamping     *stamp.Engine // nil: no calendars are asked
-	calendars    *calendar.Client
+	stamping     *stamp.Engine
+	calendars    *calendar.Client // nil: none are asked, and stamping compares what they proved before
 	headers      stamp.Headers
 	comparedWith headersFrom
 }

@@ -91,30 +91,29 @@ func (s *service) openHeaders(c *serveCommand) (stamp.Headers, headersFrom, erro
 	return file, headersFromFile, nil
 }
 
-// openStamping makes what anchors by calendars, if anything does.
+// openStamping makes what anchors by calendars, or else what goes on comparing
+// the proofs of calendars that did so before: receipts and watermarks have them.
 func (s *service) openStamping(c *serveCommand) error {
-	if !s.app.byCalendars() {
-		if len(c.Calendars) > 0 {
-			return errors.New("CALPE_STAMP_CALENDARS is set, and CALPE_ANCHOR is bitcoin: set that to calendars or both")
-		}
-		return nil
-	}
-	urls, err := c.urls(c.URI)
-	if err != nil {
-		return err
-	}
 	known, from, err := s.openHeaders(c)
 	if err != nil {
 		return err
 	}
 	s.headers, s.comparedWith = known, from
-	s.calendars = calendar.New(calendar.Config{Timeout: c.Stamping.Timeout})
-	s.stamping, err = stamp.New(stamp.Config{
-		Store: s.db.Proofs(), Log: s.db, Calendars: s.calendars, URLs: urls, Headers: known, Agrees: s.secondAgrees(c.Depth),
+	cfg := stamp.Config{
+		Store: s.db.Proofs(), Log: s.db, Headers: known, Agrees: s.secondAgrees(c.Depth),
 		Interval: c.Anchoring.Interval, Depth: c.Depth, Ask: c.Ask, Silence: c.Silence, Stall: c.Stall, Poll: c.Poll,
 		Now: s.app.now, Logger: s.log,
-	})
-	if err != nil {
+	}
+	if s.app.byCalendars() {
+		if cfg.URLs, err = c.urls(c.URI); err != nil {
+			return err
+		}
+		s.calendars = calendar.New(calendar.Config{Timeout: c.Stamping.Timeout})
+		cfg.Calendars = s.calendars
+	} else if len(c.Calendars) > 0 {
+		return errors.New("CALPE_STAMP_CALENDARS is set, and CALPE_ANCHOR is bitcoin: set that to calendars or both")
+	}
+	if s.stamping, err = stamp.New(cfg); err != nil {
 		return fmt.Errorf("CALPE_STAMP_CALENDARS: %w", err)
 	}
 	return nil
@@ -160,7 +159,7 @@ func (s *service) Stamping(ctx context.Context) (api.StampingState, error) {
 
 // stamper is what the API asks how calendars stand; nil if none are asked.
 func (s *service) stamper() api.Stamper {
-	if s.stamping == nil {
+	if s.calendars == nil {
 		return nil
 	}
 	return s
