@@ -53,7 +53,6 @@ type fakeService struct {
 	answers map[string]fakeAnswer // by Idempotency-Key
 	agency  *fakeAgency
 	pieces  map[string]*fakePieces // by the id of their upload
-	lost    int                    // bytes of pieces that came and were not kept
 
 	faults   []fault
 	requests []fakeRequest
