@@ -90,6 +90,7 @@ func (w *world) want(t *testing.T, lines ...string) {
 
 // busy has everything happen once that is counted only when it happens.
 func (w *world) busy() {
+	w.state.EachCalendar = []metrics.CalendarState{{Address: "https://a.example", State: stamp.AlarmNone}}
 	w.HTTP(metrics.APIListener)(api.Answered{Method: "GET", Route: "/v1/status", Status: 200, Took: time.Millisecond})
 }
 
@@ -188,6 +189,7 @@ func TestState(t *testing.T) {
 		},
 		Funds: caps.Funds(coin, []ledger.Coin{deposit, void}, 2*ledger.SatPerVB), FundsState: wallet.FundsLow, Caps: caps,
 		Spent: 1234, Anchors: 7, Fees: 2468, Calendars: stamp.AlarmStalled,
+		EachCalendar: []metrics.CalendarState{{Address: "https://a.example", State: stamp.AlarmNone}, {Address: "https://b.example", State: stamp.AlarmSilent}},
 	}
 	w.want(t,
 		`calpe_state_read_success 1`,
@@ -195,6 +197,8 @@ func TestState(t *testing.T) {
 		`calpe_log_entries{state="confirmed"} 20`, `calpe_log_entries{state="final"} 10`,
 		`calpe_oldest_unsealed_entry_seconds 3`, `calpe_oldest_unanchored_entry_seconds 7200`,
 		`calpe_calendars_state{state="ok"} 0`, `calpe_calendars_state{state="silent"} 0`, `calpe_calendars_state{state="stalled"} 1`,
+		`calpe_calendars_each_state{calendar="https://a.example",state="ok"} 1`, `calpe_calendars_each_state{calendar="https://a.example",state="silent"} 0`,
+		`calpe_calendars_each_state{calendar="https://b.example",state="ok"} 0`, `calpe_calendars_each_state{calendar="https://b.example",state="silent"} 1`,
 		`calpe_final_anchors_total 7`, `calpe_anchor_fees_satoshis_total 2468`, `calpe_anchor_day_fees_satoshis 1234`,
 		`calpe_anchor_day_cap_satoshis 100000`, `calpe_anchor_fee_cap_satoshis 20000`, `calpe_anchor_fee_rate_cap_satoshis_per_vbyte 20`,
 		`calpe_anchor_attempts 2`, `calpe_anchor_attempt_fee_rate_satoshis_per_vbyte 2.5`, `calpe_anchor_attempt_blocks 2`,

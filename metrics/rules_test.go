@@ -144,7 +144,7 @@ func TestLogEventsDocumented(t *testing.T) {
 	section, _, _ = strings.Cut(section, "\n## ")
 	var code strings.Builder
 	for _, file := range []string{
-		"../anchor/alarm.go", "../anchor/fee.go", "../anchor/follow.go", "../anchor/funds.go", "../anchor/monitor.go", "../anchor/stamp/submit.go", "../anchor/stamp/blocks.go", "../intake/gate.go", "../cmd/calped/serve.go",
+		"../anchor/alarm.go", "../anchor/fee.go", "../anchor/follow.go", "../anchor/funds.go", "../anchor/monitor.go", "../anchor/stamp/alarm.go", "../anchor/stamp/blocks.go", "../intake/gate.go", "../cmd/calped/serve.go",
 	} {
 		text, err := os.ReadFile(file)
 		if err != nil {

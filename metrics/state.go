@@ -30,6 +30,13 @@ type State struct {
 	Spent                int64       // satoshis of the day's budget
 	Anchors, Fees        int64       // anchors that are final, and what they cost in satoshis
 	Calendars            stamp.Alarm // empty: no calendars anchor the log
+	EachCalendar         []CalendarState
+}
+
+// CalendarState is how one of the configured calendars does.
+type CalendarState struct {
+	Address string
+	State   stamp.Alarm
 }
 
 // series is one gauge or counter that the collector gives.
@@ -78,6 +85,7 @@ func described() []struct {
 		{"calpe_anchors_left", "Anchors that the balance pays for, at the present rate and at the caps.", gauge, labels{"rate"}},
 		{"calpe_funds_state", "1 for the state that the funds are in: ample, low or out.", gauge, labels{"state"}},
 		{"calpe_calendars_state", "1 for the state that anchoring by calendars is in: ok, silent or stalled; 0 of all if no calendars anchor the log.", gauge, labels{"state"}},
+		{"calpe_calendars_each_state", "1 for the state that one of the configured calendars is in, for itself: ok, silent or stalled.", gauge, labels{"calendar", "state"}},
 		{"calpe_foreign_spend", "1 if a coin of the anchor key was spent by somebody else.", gauge, nil},
 		{"calpe_followed_height_blocks", "Height of the newest block that was followed.", gauge, nil},
 		{"calpe_followed_tip_age_seconds", "Time since the newest block that was followed, as its header claims; 0 before the first.", gauge, nil},
@@ -182,6 +190,11 @@ func (c *collector) collectLog(put putFunc, s State) {
 	put("calpe_oldest_unsealed_entry_seconds", c.since(s.Unsealed))
 	put("calpe_oldest_unanchored_entry_seconds", c.since(s.Unanchored))
 	oneOf(put, "calpe_calendars_state", s.Calendars, stamp.AlarmNone, stamp.AlarmSilent, stamp.AlarmStalled)
+	for _, one := range s.EachCalendar {
+		for _, state := range [...]stamp.Alarm{stamp.AlarmNone, stamp.AlarmSilent, stamp.AlarmStalled} {
+			put("calpe_calendars_each_state", truth(state == one.State), one.Address, string(state))
+		}
+	}
 	put("calpe_foreign_spend", truth(s.Chain.Foreign != nil))
 	put("calpe_followed_height_blocks", float64(s.Chain.Tip.Height))
 	var tip time.Time

@@ -102,8 +102,7 @@ func (e *Engine) take(ctx context.Context, epoch uint64, a answered) error {
 		commitpoint.Reached(commitpoint.ProofAnswered)
 		way, err = e.way(ctx, a.proof.Payload, a.whole)
 	}
-	if err != nil {
-		e.reportUnanswered(ctx, a.proof, err)
+	if e.tellAnswer(ctx, a.proof, err); err != nil {
 		return e.cfg.Store.MarkAsked(ctx, epoch, a.proof.ID(), e.cfg.Now())
 	}
 	if err := e.cfg.Store.StoreWay(ctx, epoch, a.proof.ID(), way, e.cfg.Now()); err != nil {
@@ -115,14 +114,6 @@ func (e *Engine) take(ctx context.Context, epoch uint64, a answered) error {
 	e.cfg.Logger.InfoContext(ctx, "a calendar has led the log to a block", slog.String("calendar", a.proof.Calendar),
 		slog.Uint64("size", a.proof.Size), slog.Uint64("height", uint64(way.Height)), slog.Bool("compared", way.Checked()))
 	return nil
-}
-
-func (e *Engine) reportUnanswered(ctx context.Context, p ledger.Proof, err error) {
-	level := slog.LevelWarn
-	if errors.Is(err, calendar.ErrNotYet) { // as nearly always
-		level = slog.LevelDebug
-	}
-	e.cfg.Logger.LogAttrs(ctx, level, "a calendar hasn't kept its promise", slog.String("calendar", p.Calendar), slog.Uint64("size", p.Size), slog.Any("error", err))
 }
 
 // way is the first way of a timestamp to a block that a receipt can have and
@@ -146,6 +137,9 @@ func (e *Engine) way(ctx context.Context, p calpe.Payload, whole ots.Timestamp) 
 	return ledger.Attestation{}, failed
 }
 
+// errHeaders: what a calendar answered can't be compared now.
+var errHeaders = errors.New("read headers")
+
 // check compares a way with the header at its height, if headers are known.
 func (e *Engine) check(ctx context.Context, p calpe.Payload, ops []ots.Op, height uint64) (ledger.Attestation, error) {
 	operations, err := ots.Operations(ops)
@@ -165,14 +159,15 @@ func (e *Engine) check(ctx context.Context, p calpe.Payload, ops []ots.Op, heigh
 	}
 	tip, _, err := e.cfg.Headers.Tip(ctx)
 	if err != nil {
-		return ledger.Attestation{}, fmt.Errorf("read headers: %w", err)
+		return ledger.Attestation{}, fmt.Errorf("%w: %w", errHeaders, err)
 	}
 	if way.Height > tip {
 		return ledger.Attestation{}, fmt.Errorf("%w: its answer names block %d, and the newest known is %d", calendar.ErrNotYet, height, tip)
 	}
 	if way.Header, err = e.cfg.Headers.At(ctx, way.Height); err != nil {
-		return ledger.Attestation{}, fmt.Errorf("read headers: %w", err)
+		return ledger.Attestation{}, fmt.Errorf("%w: %w", errHeaders, err)
 	}
+	e.tellUnread(ctx, nil)
 	if got := rootOf(way.Header); got != root {
 		return ledger.Attestation{}, fmt.Errorf("%w: its answer leads to the Merkle root %s, block %d has %s", calendar.ErrRefused, root, height, got)
 	}
@@ -245,11 +240,11 @@ func (e *Engine) compare(ctx context.Context, epoch uint64) error {
 // tellHeld says once in the log that the second node keeps proofs from getting
 // final, and once that it does no more.
 func (e *Engine) tellHeld(ctx context.Context, held error) {
-	if (held != nil) == e.held || ctx.Err() != nil {
+	if (held != nil) == e.told.held || ctx.Err() != nil {
 		return
 	}
-	e.held = held != nil
-	if e.held {
+	e.told.held = held != nil
+	if e.told.held {
 		e.cfg.Logger.WarnContext(ctx, "proofs by calendars aren't made final: the second node doesn't confirm their blocks", slog.Any("error", held))
 	} else {
 		e.cfg.Logger.InfoContext(ctx, "the second node confirms the blocks of proofs again")

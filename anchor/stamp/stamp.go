@@ -140,10 +140,9 @@ type Engine struct {
 	askTime time.Duration
 	// What follows is lost with the process on purpose: a restart tries everything
 	// again. Only Step uses it.
-	retryAt   map[string]time.Time // when a calendar that failed is submitted to again
-	compared  calpe.BlockHash      // tip at which all proofs in blocks were compared
-	lastAlarm Alarm                // what was last said of the calendars in the log
-	held      bool                 // it was said in the log that the second node keeps proofs from getting final
+	retryAt  map[string]time.Time // when a calendar that failed is submitted to again
+	compared calpe.BlockHash      // tip at which all proofs in blocks were compared
+	told     told
 }
 
 // New checks the configuration and makes an engine. It contacts nobody.
@@ -168,7 +167,10 @@ func New(cfg Config) (*Engine, error) {
 	if err := cfg.checkCalendars(); err != nil {
 		return nil, err
 	}
-	return &Engine{cfg: cfg, askTime: askTime, retryAt: make(map[string]time.Time)}, nil
+	return &Engine{
+		cfg: cfg, askTime: askTime, retryAt: make(map[string]time.Time),
+		told: told{untaken: make(map[string]bool), unkept: make(map[string]uint64)},
+	}, nil
 }
 
 func (c Config) checkCalendars() error {
@@ -211,9 +213,6 @@ func (e *Engine) Run(ctx context.Context, epoch uint64) error {
 		if isFatal(err) {
 			return err
 		}
-		if err != nil {
-			e.cfg.Logger.WarnContext(ctx, "stamping step failed", slog.Any("error", err))
-		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -240,15 +239,27 @@ func isFatal(err error) bool {
 // That a calendar fails is no error of the step: it is logged, and tried again.
 func (e *Engine) Step(ctx context.Context, epoch uint64) error {
 	var errs []error
+	var failing []string
 	for _, part := range e.parts() {
 		if err := part.do(ctx, epoch); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", part.what, err))
+			failing = append(failing, part.what)
 		}
 		if isFatal(errors.Join(errs...)) || ctx.Err() != nil {
 			break
 		}
 	}
-	return errors.Join(errs...)
+	err := errors.Join(errs...)
+	e.tellFailing(ctx, failing, err)
+	return err
+}
+
+// Calendars are the addresses of those that the engine submits to.
+func (e *Engine) Calendars() (addresses []string) {
+	for _, u := range e.cfg.URLs {
+		addresses = append(addresses, u.String())
+	}
+	return addresses
 }
 
 // part is one of the things that a step does.

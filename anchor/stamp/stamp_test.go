@@ -332,6 +332,7 @@ func TestHostilePromises(t *testing.T) {
 		w.step()
 		w.wants(calpe.Watermarks{Broadcast: w.head.Size}, ledger.ProofWanted, ledger.ProofPending)
 		w.logged("no calendar that may be asked")
+		w.restart(nil) // it would say it once
 		w.more()
 	}
 	pool := "https://alice.btc.calendar.opentimestamps.org"
@@ -618,6 +619,104 @@ func TestAlarms(t *testing.T) {
 	w.anchor(good)
 	w.after(2 * time.Hour)
 	w.logged("calendars work again")
+}
+
+// count is how often the log has said something since it was last asked.
+func (w *world) count(words string) int { return strings.Count(w.logs.String(), words) }
+
+// TestOneOfTwoFails: one calendar of two that takes nothing, or answers nothing, is
+// told once when it begins and once when it ends, and the alarm is of that one alone.
+func TestOneOfTwoFails(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	judged := func(want Alarm) {
+		t.Helper()
+		each, err := w.db.Proofs().ProofSummaries(t.Context(), w.engine.Calendars())
+		if err != nil || len(each) != 2 {
+			t.Fatalf("summaries %+v, %v", each, err)
+		}
+		if got := w.engine.Limits().Judge(each[0], w.now); got != AlarmNone {
+			t.Errorf("the good calendar is %s: %+v", got, each[0])
+		}
+		if got := w.engine.Limits().Judge(each[1], w.now); got != want {
+			t.Errorf("the other calendar is %s, want %s: %+v", got, want, each[1])
+		}
+	}
+	w.submit[other] = func([]byte) (ots.Timestamp, error) { return ots.Timestamp{}, errors.New("refused connection") }
+	w.step()
+	judged(AlarmNone)
+	for range 4 {
+		w.after(30 * time.Minute)
+		w.more()
+		w.step()
+		w.anchor(good)
+	}
+	judged(AlarmSilent)
+	if n := w.count("doesn't take"); n != 1 || w.count("refused connection") != 1 || w.count("no calendar") != 0 {
+		t.Errorf("it is told %d times:\n%s", n, w.logs.String())
+	}
+	w.submit[other] = nil
+	w.after(time.Hour)
+	judged(AlarmNone)
+	w.logged("takes what is to be anchored again\" calendar=" + other)
+
+	w.complete[other] = func([]byte) (ots.Timestamp, error) { return ots.Timestamp{}, errors.New("cut off") }
+	for range 12 {
+		w.more()
+		w.step()
+		w.anchor(good)
+	}
+	w.after(time.Hour)
+	judged(AlarmStalled)
+	if n := w.count("hasn't kept"); n != 1 || w.count("calendar="+other) < 1 || w.count("none of their promises") != 0 {
+		t.Errorf("it is told %d times:\n%s", n, w.logs.String())
+	}
+	w.complete[other] = nil
+	w.after(100 * time.Hour)
+	w.logged("answers about its promise again")
+	w.anchor(other)
+	w.after(100 * time.Hour)
+	judged(AlarmNone)
+}
+
+// brokenHeaders can be read while err is nil.
+type brokenHeaders struct {
+	Headers
+	err error
+}
+
+func (h *brokenHeaders) Tip(ctx context.Context) (uint32, calpe.BlockHash, error) {
+	if h.err != nil {
+		return 0, calpe.BlockHash{}, h.err
+	}
+	return h.Headers.Tip(ctx)
+}
+
+// TestHeadersAreDown: that isn't said to be the calendar's fault. It is told once,
+// and what the calendar answers is taken when the headers are back.
+func TestHeadersAreDown(t *testing.T) {
+	t.Parallel()
+	h := &brokenHeaders{}
+	w := newWorld(t, func(c *Config) { h.Headers, c.Headers = c.Headers, h })
+	w.step()
+	w.anchor(good)
+	h.err = errors.New("node is down")
+	for range 3 {
+		w.now = w.now.Add(time.Hour)
+		if err := w.engine.Step(t.Context(), 1); !errors.Is(err, h.err) {
+			t.Errorf("Step = %v", err)
+		}
+	}
+	if w.count("kept its promise") != 0 || w.count("headers can't be read") != 1 || w.count("step failed") != 1 {
+		t.Errorf("the log says:\n%s", w.logs.String())
+	}
+	w.wants(calpe.Watermarks{Broadcast: 5}, ledger.ProofPending, ledger.ProofPending)
+	h.err = nil
+	w.after(time.Hour)
+	w.wants(calpe.Watermarks{Broadcast: 5, Confirmed: 5}, ledger.ProofConfirmed, ledger.ProofPending)
+	if w.count("is compared again") != 1 || w.count("steps succeed again") != 1 {
+		t.Errorf("the log says:\n%s", w.logs.String())
+	}
 }
 
 // faultyStore fails one write, before or after it is applied.

@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/calpe/calpe"
 	"github.com/calpe/calpe/anchor/ledger"
@@ -100,8 +99,7 @@ func (e *Engine) submitTo(ctx context.Context, epoch uint64, newest []ledger.Pro
 	for i, p := range newest {
 		if errs[i] != nil {
 			e.retryAt[p.Calendar] = e.cfg.Now().Add(e.cfg.Retry)
-			e.cfg.Logger.WarnContext(ctx, "a calendar doesn't take what is to be anchored", slog.String("calendar", p.Calendar),
-				slog.Uint64("size", p.Size), slog.Any("error", errs[i]))
+			e.tellUntaken(ctx, p, errs[i])
 			continue
 		}
 		if promises[i] == nil {
@@ -114,6 +112,7 @@ func (e *Engine) submitTo(ctx context.Context, epoch uint64, newest []ledger.Pro
 		}
 		// Crash here: the promise is stored; the next step asks for the rest.
 		commitpoint.Reached(commitpoint.ProofPromised)
+		e.tellTaken(ctx, p)
 		e.cfg.Logger.InfoContext(ctx, "a calendar has promised to anchor", slog.String("calendar", p.Calendar), slog.Uint64("size", p.Size))
 	}
 	return nil
@@ -157,59 +156,4 @@ func (e *Engine) questions(t ots.Timestamp) (list []question) {
 		}
 	}
 	return list
-}
-
-// Alarm is what an operator must be told of the calendars.
-type Alarm string
-
-// The alarms, the gravest first.
-const (
-	AlarmSilent  Alarm = "silent"  // no calendar takes anything: entries wait
-	AlarmStalled Alarm = "stalled" // they take, and lead nothing to a block
-	AlarmNone    Alarm = "ok"
-)
-
-// Limits are when there is an alarm.
-type Limits struct {
-	Silence time.Duration // without a promise, though something is wanted
-	Stall   time.Duration // without a way to a block, though something is promised
-}
-
-// Judge tells whether there is an alarm.
-func (l Limits) Judge(s ledger.ProofSummary, now time.Time) Alarm {
-	switch {
-	case !s.Unpromised.IsZero() && now.Sub(s.Unpromised) > l.Silence:
-		return AlarmSilent
-	case !s.Waiting.IsZero() && now.Sub(s.Waiting) > l.Stall:
-		return AlarmStalled
-	}
-	return AlarmNone
-}
-
-// Limits are those of the engine.
-func (e *Engine) Limits() Limits {
-	return Limits{Silence: time.Duration(e.cfg.Silence) * e.cfg.Interval, Stall: e.cfg.Stall}
-}
-
-// watch says in the log when an alarm begins or ends.
-func (e *Engine) watch(ctx context.Context, _ uint64) error {
-	s, err := e.cfg.Store.ProofSummary(ctx)
-	if err != nil {
-		return err
-	}
-	alarm := e.Limits().Judge(s, e.cfg.Now())
-	if before := e.lastAlarm; alarm == before || before == "" && alarm == AlarmNone {
-		e.lastAlarm = alarm
-		return nil
-	}
-	e.lastAlarm = alarm
-	switch alarm {
-	case AlarmSilent:
-		e.cfg.Logger.ErrorContext(ctx, "no calendar takes what is to be anchored; entries wait", slog.Time("since", s.Unpromised), slog.Uint64("promised", s.Promised))
-	case AlarmStalled:
-		e.cfg.Logger.ErrorContext(ctx, "calendars keep none of their promises; entries wait", slog.Time("since", s.Waiting), slog.Int("pending", s.Pending))
-	case AlarmNone:
-		e.cfg.Logger.InfoContext(ctx, "calendars work again")
-	}
-	return nil
 }

@@ -36,7 +36,15 @@ func (s *service) state(ctx context.Context) (state metrics.State, err error) {
 		if err != nil {
 			return metrics.State{}, err
 		}
-		state.Calendars = s.stamping.Limits().Judge(sum, now)
+		limits, addresses := s.stamping.Limits(), s.stamping.Calendars()
+		state.Calendars = limits.Judge(sum, now)
+		each, err := s.db.Proofs().ProofSummaries(ctx, addresses)
+		if err != nil {
+			return metrics.State{}, err
+		}
+		for i, sum := range each {
+			state.EachCalendar = append(state.EachCalendar, metrics.CalendarState{Address: addresses[i], State: limits.Judge(sum, now)})
+		}
 	}
 	state.Caps = s.caps
 	state.Funds = s.caps.Funds(state.Chain.Live, state.Chain.Deposits, cmp.Or(state.Chain.LastRate, s.fallback))

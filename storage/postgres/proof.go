@@ -177,22 +177,47 @@ func (s *Proofs) LedProofs(ctx context.Context, above uint32, limit int) ([]ledg
 		ORDER BY state = 'final', size DESC, calendar LIMIT $2`, int64(above), limit)
 }
 
-// ProofSummary says how anchoring by calendars stands.
-func (s *Proofs) ProofSummary(ctx context.Context) (sum ledger.ProofSummary, err error) {
-	var promised, led int64
-	var promisedAt, ledAt, unpromised, waiting *time.Time
-	err = s.on(ctx).QueryRow(ctx, `
+// ProofSummary says how anchoring by calendars stands, by all of them together.
+func (s *Proofs) ProofSummary(ctx context.Context) (ledger.ProofSummary, error) {
+	row := s.on(ctx).QueryRow(ctx, `
 		WITH newest AS (SELECT s.state, (SELECT max(size) FROM proof WHERE proof.state = s.state) AS size
 			FROM unnest(ARRAY['pending', 'attested', 'confirmed', 'final']) AS s (state)),
 		reached AS (SELECT coalesce(max(size), 0) AS promised, coalesce(max(size) FILTER (WHERE state <> 'pending'), 0) AS led FROM newest)
-		SELECT r.promised, r.led, max(p.submitted_at) FILTER (WHERE p.size = r.promised), max(p.attested_at) FILTER (WHERE p.size = r.led),
-			min(p.created_at) FILTER (WHERE p.size > r.promised),
-			min(p.submitted_at) FILTER (WHERE p.state = 'pending' AND p.size > r.led),
-			count(*) FILTER (WHERE p.state = 'pending' AND p.size > r.led)
-		FROM reached r LEFT JOIN proof p ON p.size >= r.led GROUP BY r.promised, r.led`).
-		Scan(&promised, &led, &promisedAt, &ledAt, &unpromised, &waiting, &sum.Pending)
+		SELECT `+selectSummary+` FROM reached r LEFT JOIN proof p ON p.size >= r.led GROUP BY r.promised, r.led`)
+	sum, err := readSummary(row)
+	return sum, translate("sum proofs up", err)
+}
+
+// ProofSummaries says of each of some calendars how anchoring by that one alone
+// stands, in their order.
+func (s *Proofs) ProofSummaries(ctx context.Context, calendars []string) ([]ledger.ProofSummary, error) {
+	rows, err := s.on(ctx).Query(ctx, `
+		WITH reached AS (SELECT c.calendar, c.turn,
+			coalesce((SELECT size FROM proof WHERE proof.calendar = c.calendar AND state <> 'wanted' ORDER BY size DESC LIMIT 1), 0) AS promised,
+			coalesce((SELECT size FROM proof WHERE proof.calendar = c.calendar AND state NOT IN ('wanted', 'pending') ORDER BY size DESC LIMIT 1), 0) AS led
+			FROM unnest($1::text[]) WITH ORDINALITY AS c (calendar, turn))
+		SELECT `+selectSummary+` FROM reached r LEFT JOIN proof p ON p.calendar = r.calendar AND p.size >= r.led
+		GROUP BY r.turn, r.promised, r.led ORDER BY r.turn`, calendars)
 	if err != nil {
-		return ledger.ProofSummary{}, translate("sum proofs up", err)
+		return nil, translate("sum proofs up by calendar", err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (ledger.ProofSummary, error) { return readSummary(row) })
+	return list, translate("sum proofs up by calendar", err)
+}
+
+// selectSummary is of the proofs p from the largest size r.led that was led to a
+// block; r.promised is the largest that was promised.
+const selectSummary = `
+	r.promised, r.led, max(p.submitted_at) FILTER (WHERE p.size = r.promised), max(p.attested_at) FILTER (WHERE p.size = r.led),
+	min(p.created_at) FILTER (WHERE p.size > r.promised),
+	min(p.submitted_at) FILTER (WHERE p.state = 'pending' AND p.size > r.led),
+	count(*) FILTER (WHERE p.state = 'pending' AND p.size > r.led)`
+
+func readSummary(row pgx.Row) (sum ledger.ProofSummary, err error) {
+	var promised, led int64
+	var promisedAt, ledAt, unpromised, waiting *time.Time
+	if err := row.Scan(&promised, &led, &promisedAt, &ledAt, &unpromised, &waiting, &sum.Pending); err != nil {
+		return ledger.ProofSummary{}, err
 	}
 	sum.Promised, sum.Led = uint64(promised), uint64(led)
 	for _, t := range []struct {
