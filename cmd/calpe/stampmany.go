@@ -258,6 +258,9 @@ func (m *many) done(n uint64) error {
 	if _, err := fmt.Fprintf(m.a.Stdout, "%d stamped; receipts in %s\n", n, shown(m.folder)); err != nil {
 		return err
 	}
+	if n > 0 {
+		m.a.notice("\"calpe receipt\" brings the receipts up to date when the log has been anchored")
+	}
 	if m.worst != exitOK {
 		return reported(m.worst)
 	}

@@ -220,22 +220,20 @@ func TestMiner(t *testing.T) {
 	}
 }
 
-func TestCalendarPortIsKept(t *testing.T) {
+func TestPortIsKept(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var s state
-	s.Ports.Calendar = l.Addr().(*net.TCPAddr).Port
-	if got, err := s.calendarPort(); err != nil || got == 0 || got == s.Ports.Calendar {
+	former := l.Addr().(*net.TCPAddr).Port
+	if got, err := firstFree(former, usualCalendar); err != nil || got == 0 || got == former {
 		t.Errorf("taken: %d, %v; want another", got, err)
 	}
 	l.Close()
-	if got, err := s.calendarPort(); err != nil || got != s.Ports.Calendar {
-		t.Errorf("free: %d, %v; want %d", got, err, s.Ports.Calendar)
+	if got, err := firstFree(former, usualCalendar); err != nil || got != former {
+		t.Errorf("free: %d, %v; want %d", got, err, former)
 	}
-	s.Ports.Calendar = 0
-	if got, err := s.calendarPort(); err != nil || got == 0 {
+	if got, err := firstFree(0, usualCalendar); err != nil || got == 0 {
 		t.Errorf("first start: %d, %v", got, err)
 	}
 }

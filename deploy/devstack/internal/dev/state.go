@@ -23,6 +23,7 @@ type state struct {
 		P2P      int `json:"p2p"`
 		// Calendar is in the proofs that it has begun.
 		Calendar int `json:"calendar"`
+		Metrics  int `json:"metrics"`
 	} `json:"ports"`
 	Database string `json:"database"` // its name on the server
 	// FirstBlock is the block with the first coin of the log's chain of anchors.
@@ -70,12 +71,16 @@ func replace(path string, text []byte) error {
 	return os.Rename(path+".new", path)
 }
 
-// usualCalendar is the calendar's port on the first start, if it is free.
-const usualCalendar = 8421
+// usualCalendar and usualMetrics are the ports on the first start, if they are free.
+const (
+	usualCalendar = 8421
+	usualMetrics  = 8422
+)
 
-// calendarPort is one that nobody listens on: that of the last start if possible.
-func (s state) calendarPort() (int, error) {
-	for _, port := range []int{s.Ports.Calendar, usualCalendar} {
+// firstFree is one that nobody listens on: that of the last start if possible,
+// else the usual one, else any.
+func firstFree(former, usual int) (int, error) {
+	for _, port := range []int{former, usual} {
 		if port != 0 && free(port) != 0 {
 			return port, nil
 		}

@@ -117,7 +117,11 @@ func (u *up) startStack(ctx context.Context) (err error) {
 	if u.cfg.DatabaseURL == "" {
 		p.Postgres = port(u.stack.DatabaseURL)
 	}
-	if p.Calendar, err = u.state.calendarPort(); err != nil {
+	if p.Calendar, err = firstFree(p.Calendar, usualCalendar); err != nil {
+		u.stop()
+		return err
+	}
+	if p.Metrics, err = firstFree(p.Metrics, usualMetrics); err != nil {
 		u.stop()
 		return err
 	}
@@ -179,6 +183,7 @@ func (u *up) setUp(ctx context.Context) error {
 		S3: u.stack.S3, Bitcoin: *u.stack.Bitcoin, Settings: append([]string{
 			"CALPE_LISTEN=" + u.cfg.Listen,
 			"CALPE_CALENDAR_LISTEN=" + strings.TrimPrefix(u.calendar(), "http://"), "CALPE_CALENDAR_URI=" + u.calendar(),
+			"CALPE_METRICS_LISTEN=127.0.0.1:" + strconv.Itoa(u.state.Ports.Metrics),
 		}, pace...),
 	})
 	if err != nil {

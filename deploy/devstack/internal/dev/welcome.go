@@ -45,6 +45,7 @@ Calpe runs, for development, and until Ctrl-C. Its state stays in %[1]s.
   service     %[2]s
   token       %[3]s
   calendar    %[15]s (OpenTimestamps, for anybody)
+  metrics     http://127.0.0.1:%[16]d/metrics (Prometheus)
   identity    %[4]s
   PostgreSQL  %[5]s
   S3          %[6]s, access key %[7]s, secret key %[8]s
@@ -86,12 +87,13 @@ As the operator:
   . %[1]s/operator.env
   %[14]s doctor
   %[14]s wallet balance
+  %[14]s fsck
 
 The log of calped:
 
 `, state, u.server.URL, u.token, near(u.deployment.IdentityFile()), u.deployment.cfg.Database,
 		u.stack.S3.URL, u.stack.S3.AccessKey, u.stack.S3.SecretKey, u.stack.Bitcoin.URL, u.cfg.BlockEvery,
-		agencyID, near(u.agencyKey()), calpe, near(u.cfg.Calped), u.calendar())
+		agencyID, near(u.agencyKey()), calpe, near(u.cfg.Calped), u.calendar(), u.state.Ports.Metrics)
 }
 
 // relative is the path as seen from a folder, if it is below that.
