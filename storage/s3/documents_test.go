@@ -301,7 +301,17 @@ func TestLimits(t *testing.T) {
 // that ends with io.ErrUnexpectedEOF, as a request body does when the client is
 // gone, must not become a complete, shorter document.
 func TestReaderFails(t *testing.T) {
-	store, srv := setup(t)
+	var starts, aborts atomic.Int32
+	p := newProxy(t, func(r *http.Request) fault {
+		switch {
+		case isStart(r):
+			starts.Add(1)
+		case isAbort(r):
+			aborts.Add(1)
+		}
+		return pass
+	})
+	store, srv := setup(t, p.use)
 	for _, readErr := range []error{errBroken, io.ErrUnexpectedEOF, context.DeadlineExceeded, http.ErrBodyReadAfterClose} {
 		for _, at := range []int{0, 1, 65535, 65536, 65537, 300 << 10, oneshot, oneshot + 1, 2*oneshot + 5} {
 			for name, wrap := range map[string]func(io.Reader) io.Reader{
@@ -319,6 +329,9 @@ func TestReaderFails(t *testing.T) {
 	}
 	if _, _, err := store.PutDocument(t.Context(), s3.NewDocumentName(), newKey(), failing{nil}, limit); !errors.Is(err, io.ErrNoProgress) {
 		t.Errorf("a reader that never gives anything: %v", err)
+	}
+	if starts.Load() == 0 || aborts.Load() < starts.Load() {
+		t.Errorf("%d uploads in parts were begun, %d given up", starts.Load(), aborts.Load())
 	}
 	srv.wantNothing(t)
 	if n := store.Buffers(); n != 0 {
