@@ -1,8 +1,10 @@
 package stamp
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"time"
@@ -49,17 +51,31 @@ func (h NodeHeaders) At(ctx context.Context, height uint32) ([calpe.HeaderSize]b
 // maxHeadersFile is far more than Bitcoin will have in a hundred years.
 const maxHeadersFile = 1 << 30
 
-// FileHeaders reads a file of headers, as "calpe headers" writes it, verifies all
-// of it by the rules of the network, and reads it again when it has changed. It
-// is safe for concurrent use.
-type FileHeaders struct {
-	path   string
-	params headers.Params
+// maxExtension is how many bytes of new headers are added to a chain that is
+// known: those of three months. With more, or others, the file is read anew.
+const maxExtension = 1 << 20
 
-	mu    sync.Mutex
-	chain *headers.Chain
+// FileHeaders reads a file of headers, as "calpe headers" writes it, verifies all
+// of it by the rules of the network, and looks for what is new when it has changed.
+// It is safe for concurrent use.
+type FileHeaders struct {
+	path    string
+	params  headers.Params
+	reading chan struct{} // the place of the one who reads the file
+
+	mu    sync.Mutex // it is never held while the file is read
+	known knownFile
+}
+
+// knownFile is a file that was read.
+type knownFile struct {
+	chain *headers.Chain // nil: none was
 	size  int64
-	at    time.Time // when the file was last changed, as it was read
+	at    time.Time // when it was last changed, as it was read
+}
+
+func (k knownFile) is(info os.FileInfo) bool {
+	return k.chain != nil && info.Size() == k.size && info.ModTime().Equal(k.at)
 }
 
 var _ Headers = (*FileHeaders)(nil)
@@ -70,12 +86,12 @@ func NewFileHeaders(path string, network calpe.Network) (*FileHeaders, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &FileHeaders{path: path, params: params}, nil
+	return &FileHeaders{path: path, params: params, reading: make(chan struct{}, 1)}, nil
 }
 
 // Tip implements [Headers].
-func (h *FileHeaders) Tip(context.Context) (uint32, calpe.BlockHash, error) {
-	chain, err := h.load()
+func (h *FileHeaders) Tip(ctx context.Context) (uint32, calpe.BlockHash, error) {
+	chain, err := h.load(ctx)
 	if err != nil {
 		return 0, calpe.BlockHash{}, err
 	}
@@ -84,8 +100,8 @@ func (h *FileHeaders) Tip(context.Context) (uint32, calpe.BlockHash, error) {
 }
 
 // At implements [Headers].
-func (h *FileHeaders) At(_ context.Context, height uint32) ([calpe.HeaderSize]byte, error) {
-	chain, err := h.load()
+func (h *FileHeaders) At(ctx context.Context, height uint32) ([calpe.HeaderSize]byte, error) {
+	chain, err := h.load(ctx)
 	if err != nil {
 		return [calpe.HeaderSize]byte{}, err
 	}
@@ -96,29 +112,103 @@ func (h *FileHeaders) At(_ context.Context, height uint32) ([calpe.HeaderSize]by
 	return header.Raw, nil
 }
 
-// load gives the chain of the file as it is now.
-func (h *FileHeaders) load() (*headers.Chain, error) {
+func (h *FileHeaders) last() knownFile {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	return h.known
+}
+
+// load gives the chain of the file as it is now. One caller at a time reads it;
+// the others wait for that, as long as their contexts let them.
+func (h *FileHeaders) load(ctx context.Context) (*headers.Chain, error) {
+	info, err := os.Stat(h.path)
+	if err != nil {
+		return nil, err
+	}
+	if known := h.last(); known.is(info) {
+		return known.chain, nil
+	}
+	select {
+	case h.reading <- struct{}{}:
+		defer func() { <-h.reading }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for %s to be read: %w", h.path, context.Cause(ctx))
+	}
 	f, err := os.Open(h.path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
+	if info, err = f.Stat(); err != nil {
 		return nil, err
 	}
-	if h.chain != nil && info.Size() == h.size && info.ModTime().Equal(h.at) {
-		return h.chain, nil
+	known := h.last()
+	if known.is(info) { // another one has read it meanwhile
+		return known.chain, nil
 	}
 	if info.Size() > maxHeadersFile {
 		return nil, fmt.Errorf("%s has %d bytes, which are no file of headers", h.path, info.Size())
 	}
-	chain, err := headers.Read(f, h.params)
-	if err != nil {
+	if known.chain, err = h.read(ctx, f, known.chain); err != nil {
 		return nil, fmt.Errorf("%s: %w", h.path, err)
 	}
-	h.chain, h.size, h.at = chain, info.Size(), info.ModTime()
-	return chain, nil
+	known.size, known.at = info.Size(), info.ModTime()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.known = known
+	return known.chain, nil
+}
+
+// read verifies a file: what is new in it, if it begins as the chain that is known,
+// and else, or if that fails, all.
+func (h *FileHeaders) read(ctx context.Context, f *os.File, known *headers.Chain) (*headers.Chain, error) {
+	if known != nil {
+		if chain, err := extend(known, patient{ctx, f}); err == nil || ctx.Err() != nil {
+			return chain, err
+		}
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return nil, err
+		}
+	}
+	return headers.Read(patient{ctx, f}, h.params)
+}
+
+// extend adds to a chain what a file has behind it, or instead of its end. The new
+// chain shares the memory of the old one.
+func extend(known *headers.Chain, file io.Reader) (*headers.Chain, error) {
+	in := bufio.NewReaderSize(file, 1<<16)
+	var raw [calpe.HeaderSize]byte
+	for height := 0; ; height++ {
+		header, ok := known.At(height)
+		switch _, err := io.ReadFull(in, raw[:]); {
+		case err == io.EOF && !ok: // the end of both
+			return known, nil
+		case err != nil:
+			return nil, err
+		}
+		if !ok || header.Raw != raw {
+			break
+		}
+	}
+	rest, err := io.ReadAll(io.LimitReader(in, maxExtension+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(rest) > maxExtension {
+		return nil, fmt.Errorf("more than %d bytes are new", maxExtension)
+	}
+	return known.Extend(append(raw[:], rest...))
+}
+
+// patient reads while its context lets it: a file takes a while to verify.
+type patient struct {
+	ctx context.Context //nolint:containedctx // io.Reader takes none
+	in  io.Reader
+}
+
+func (p patient) Read(data []byte) (int, error) {
+	if p.ctx.Err() != nil {
+		return 0, context.Cause(p.ctx)
+	}
+	return p.in.Read(data)
 }

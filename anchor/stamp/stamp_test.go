@@ -880,3 +880,81 @@ func TestFileHeaders(t *testing.T) {
 		}
 	}
 }
+
+// TestFileHeadersGrow: what is new in a file is added to what is known; a file that
+// ends earlier, is another one or is broken behind what is known is read anew.
+func TestFileHeadersGrow(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile("../../docs/vectors/headers.bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := len(raw) / calpe.HeaderSize
+	if n < 10 {
+		t.Fatalf("the file has %d headers", n)
+	}
+	path := filepath.Join(t.TempDir(), "headers.bin")
+	h, err := NewFileHeaders(path, calpe.Regtest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := slices.Clone(raw)
+	broken[len(raw)-60] ^= 1
+	for i, tc := range []struct {
+		file []byte
+		tip  int // -1: it is refused
+	}{
+		{raw[:5*calpe.HeaderSize], 4}, {raw[:7*calpe.HeaderSize], 6}, {broken, -1}, {raw[:len(raw)-1], -1}, {raw, n - 1}, {raw[:3*calpe.HeaderSize], 2}, {raw, n - 1},
+	} {
+		if err := os.WriteFile(path, tc.file, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, time.Time{}, time.Unix(int64(1000+i), 0)); err != nil {
+			t.Fatal(err)
+		}
+		tip, hash, err := h.Tip(t.Context())
+		switch {
+		case tc.tip < 0 && err == nil:
+			t.Errorf("file %d is taken, to block %d", i, tip)
+		case tc.tip >= 0 && (err != nil || int(tip) != tc.tip || hash != hashOf([calpe.HeaderSize]byte(raw[tc.tip*calpe.HeaderSize:]))):
+			t.Errorf("file %d: tip %d %s, %v; want block %d", i, tip, hash, err, tc.tip)
+		}
+	}
+	whole := h.last().chain
+	if same, err := extend(whole, bytes.NewReader(raw)); err != nil || same != whole {
+		t.Errorf("the same file extends its chain: %v", err)
+	}
+	if chain, err := extend(whole, bytes.NewReader(raw[:5*calpe.HeaderSize])); err == nil {
+		t.Errorf("a file that ends earlier extends the chain: %v", chain)
+	}
+}
+
+// TestFileHeadersHeedContext: who waits or reads stops when the context ends; who
+// needs neither is served.
+func TestFileHeadersHeedContext(t *testing.T) {
+	t.Parallel()
+	h, err := NewFileHeaders("../../docs/vectors/headers.bin", calpe.Regtest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	for _, read := range []bool{true, false} { // somebody else reads, or it would
+		if read {
+			h.reading <- struct{}{}
+		}
+		if _, _, err := h.Tip(ended); !errors.Is(err, context.Canceled) {
+			t.Errorf("Tip = %v", err)
+		}
+		if read {
+			<-h.reading
+		}
+	}
+	if _, _, err := h.Tip(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h.reading <- struct{}{}
+	if _, _, err := h.Tip(ended); err != nil {
+		t.Errorf("what is known isn't given while somebody reads: %v", err)
+	}
+}
