@@ -11,7 +11,7 @@ GOVULNCHECK_VERSION := v1.8.0
 
 # Tests of packages that start servers of their own are heavy on a small
 # machine: a few at a time, and with room for a slow disk.
-TEST_FLAGS ?= -race -p 2 -timeout 40m
+TEST_FLAGS ?= -race -p 2 -timeout 60m
 FUZZTIME ?= 30s
 LIFE_STEPS ?= 100000
 STREAM_LENGTH ?= 1000000
