@@ -128,8 +128,9 @@ func TestAnchoredByCalendars(t *testing.T) {
 func (d *deployment) byBoth() {
 	t := d.t
 	t.Helper()
+	dead := [...]string{"http://" + porttest.Address(t), "http://" + porttest.Address(t)}
 	s := d.serve(porttest.Address(t), map[string]string{
-		"CALPE_ANCHOR": "both", "CALPE_STAMP_CALENDARS": "http://" + porttest.Address(t) + ",http://" + porttest.Address(t), "CALPE_STAMP_SILENCE": "1",
+		"CALPE_ANCHOR": "both", "CALPE_STAMP_CALENDARS": strings.Join(dead[:], ","), "CALPE_STAMP_SILENCE": "1", "CALPE_METRICS_LISTEN": "127.0.0.1:0",
 	})
 	s.awaitReady()
 	a := s.takes(newRequestOf(documentKind, 100, 2000))
@@ -146,6 +147,16 @@ func (d *deployment) byBoth() {
 		err := d.getJSON(ctx, s.url+"/v1/status", &got)
 		if err == nil && (got.Funds != "ample" || got.Calendars.State != "silent") {
 			err = fmt.Errorf("status is %+v", got)
+		}
+		return err
+	})
+	page := s.metricsPage()
+	eventually(t, "the metrics name each dead calendar", func(ctx context.Context) error {
+		values, _, err := d.scrape(ctx, page)
+		for _, uri := range dead {
+			if name := fmt.Sprintf("calpe_calendars_each_state{calendar=%q,state=\"silent\"}", uri); err == nil && values[name] != 1 {
+				err = fmt.Errorf("%s is %v", name, values[name])
+			}
 		}
 		return err
 	})

@@ -151,8 +151,10 @@ func (d *deployment) checkPromised(page string) {
 		d.t.Fatalf("docs/metrics.md lists %d metrics", len(promised))
 	}
 	for _, m := range promised {
-		if !strings.Contains(text, fmt.Sprintf("\n# TYPE %s %s\n", m[1], m[2])) {
-			d.t.Errorf("%s %s is documented, and not on the page", m[2], m[1])
+		// One series a calendar, and this log has none.
+		want := string(m[1]) != "calpe_calendars_each_state"
+		if strings.Contains(text, fmt.Sprintf("\n# TYPE %s %s\n", m[1], m[2])) != want {
+			d.t.Errorf("%s %s is documented; want it on the page: %v", m[2], m[1], want)
 		}
 	}
 	for what, secret := range map[string]string{

@@ -85,7 +85,7 @@ func described() []struct {
 		{"calpe_anchors_left", "Anchors that the balance pays for, at the present rate and at the caps.", gauge, labels{"rate"}},
 		{"calpe_funds_state", "1 for the state that the funds are in: ample, low or out.", gauge, labels{"state"}},
 		{"calpe_calendars_state", "1 for the state that anchoring by calendars is in: ok, silent or stalled; 0 of all if no calendars anchor the log.", gauge, labels{"state"}},
-		{"calpe_calendars_each_state", "1 for the state that one of the configured calendars is in, for itself: ok, silent or stalled.", gauge, labels{"calendar", "state"}},
+		{"calpe_calendars_each_state", "1 for the state that one of the configured calendars is in, for itself: ok, silent or stalled; missing if no calendars anchor the log.", gauge, labels{"calendar", "state"}},
 		{"calpe_foreign_spend", "1 if a coin of the anchor key was spent by somebody else.", gauge, nil},
 		{"calpe_followed_height_blocks", "Height of the newest block that was followed.", gauge, nil},
 		{"calpe_followed_tip_age_seconds", "Time since the newest block that was followed, as its header claims; 0 before the first.", gauge, nil},
