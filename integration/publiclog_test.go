@@ -85,7 +85,7 @@ func (c *citizen) audits(want int, status receipt.Status, reason audit.Reason, a
 	return r
 }
 
-// stampMany records a request's worth of commitments at once.
+// stampMany records commitments as one stream.
 func (s *server) stampMany(seed uint64, n int) (first uint64) {
 	t := s.d.t
 	t.Helper()
@@ -105,11 +105,19 @@ func (s *server) stampMany(seed uint64, n int) (first uint64) {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	var answer struct{ First uint64 }
-	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil || response.StatusCode != http.StatusCreated {
-		t.Fatalf("%d commitments: status %d, %v", n, response.StatusCode, err)
+	lines := json.NewDecoder(response.Body)
+	for begun := false; ; begun = true {
+		var line struct{ First, Recorded uint64 }
+		if err := lines.Decode(&line); err != nil || response.StatusCode != http.StatusCreated {
+			t.Fatalf("%d commitments: status %d, %v", n, response.StatusCode, err)
+		}
+		if !begun {
+			first = line.First
+		}
+		if line.Recorded == uint64(n) {
+			return first
+		}
 	}
-	return answer.First
 }
 
 // sealed waits until the log publishes all that it has promised.

@@ -270,7 +270,7 @@ func (r *refusals) keysAndTokens(own acknowledged) {
 	r.wants("an unknown route", 404, calpe.CodeNotFound, get("/v2/documents", d.token))
 	r.wants("an entry above the log", 404, calpe.CodeNotFound, get("/v1/entries/4000000", d.token))
 	r.wants("an index that isn't one", 400, calpe.CodeInvalidRequest, get("/v1/entries/first", d.token))
-	r.wants("another method", 405, calpe.CodeMethodNotAllowed, get("/v1/commitments", d.token))
+	r.wants("another method", 405, calpe.CodeMethodNotAllowed, get("/v1/uploads", d.token))
 	if status, _, err := d.get(d.t.Context(), r.url+"/v1/documents/"+own.id, d.token); status != http.StatusOK || err != nil {
 		d.t.Errorf("the owner reads the document: %d %v", status, err)
 	}
