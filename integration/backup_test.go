@@ -387,6 +387,7 @@ func TestFetchWAL(t *testing.T) {
 		"there is none":      {[]string{wal, "none", to}, 1, ""},
 		"can't be read":      {[]string{wal, "unreadable", to}, 200, ""},
 		"can't be written":   {[]string{wal, "whole", filepath.Join(to, "x")}, 200, ""},
+		"nothing mounted":    {[]string{t.TempDir(), "whole", to}, 200, ""},
 		"folder not mounted": {[]string{filepath.Join(wal, "gone"), "whole", to}, 200, ""},
 		"no arguments":       {nil, 200, ""},
 	} {

@@ -100,6 +100,9 @@ func (d *deployment) refuseSettings() {
 		"CALPE_BITCOIN_URL": "http://" + host, "CALPE_BITCOIN_USER": name, "CALPE_BITCOIN_PASSWORD": password,
 	}, "network", "regtest")
 	d.refusesToServe("a wrong password of the node", map[string]string{"CALPE_BITCOIN_PASSWORD": "guess"}, "credentials")
+	d.refusesToServe("orphans that may be documents whose last piece comes", map[string]string{
+		"CALPE_DOCUMENT_PIECES_TIME": "18h", "CALPE_DOCUMENT_MAX_TIME": "6h", "CALPE_DOCUMENT_ORPHAN_AGE": "24h",
+	}, "last piece", "orphans")
 
 	others := filepath.Join(d.dir, "others")
 	if _, errs, code := d.calped(map[string]string{"CALPE_KEYS": others}, "init", "--origin", testOrigin); code != 0 {

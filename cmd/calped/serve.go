@@ -66,7 +66,7 @@ type Keeping struct {
 	MinRate    int64         `help:"Slowest upload that is taken, in bytes a second, averaged from the start." env:"MIN_RATE" default:"4096"`
 	IdleTime   time.Duration `help:"Longest silence within an upload." env:"IDLE_TIME" default:"30s"`
 	MaxTime    time.Duration `help:"Longest upload." env:"MAX_TIME" default:"6h"`
-	PiecesTime time.Duration `help:"Longest time that a document may take which comes in pieces (tus), from its beginning to its last piece; below the age of orphans." env:"PIECES_TIME" default:"20h"`
+	PiecesTime time.Duration `help:"Longest time that a document may take which comes in pieces (tus), from its beginning to that of its last piece; with the longest upload below the age of orphans." env:"PIECES_TIME" default:"16h"`
 	Pieces     int           `help:"Pieces of documents that are read at a time; each takes 5 MiB." env:"PIECES" default:"16"`
 	RetainFor  time.Duration `help:"How long Object Lock keeps each document." env:"RETAIN_FOR" default:"87600h"`
 	RetainMode string        `help:"Object Lock mode: compliance (nobody can shorten it) or governance (an administrator can)." env:"RETAIN_MODE" enum:"compliance,governance" default:"compliance"`

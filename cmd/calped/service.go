@@ -256,8 +256,10 @@ func (s *service) openIntake(c *serveCommand, published *batch.Log) error {
 	if c.MaxTime >= c.OrphanAge {
 		return fmt.Errorf("an upload may take %v, and orphans are deleted after %v: the latter must be longer, or uploads are deleted while they run", c.MaxTime, c.OrphanAge)
 	}
-	if c.PiecesTime >= c.OrphanAge || c.PiecesTime < time.Minute || c.Pieces < 1 {
-		return fmt.Errorf("a document may take %v in %d pieces at a time, and orphans are deleted after %v: the former must be a minute or more and below the latter, the pieces 1 or more", c.PiecesTime, c.Pieces, c.OrphanAge)
+	// The last piece may begin at the end of that time, and take its own.
+	if c.PiecesTime+c.MaxTime >= c.OrphanAge || c.PiecesTime < time.Minute || c.Pieces < 1 {
+		return fmt.Errorf("a document may take %v in %d pieces at a time, its last piece %v more, and orphans are deleted after %v: the first must be a minute or more, with the second below the last, and the pieces 1 or more",
+			c.PiecesTime, c.Pieces, c.MaxTime, c.OrphanAge)
 	}
 	ring, err := s.app.loadKeyring()
 	if err != nil {
